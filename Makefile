@@ -1,0 +1,74 @@
+# One virtual environment, made from the lock by plain venv and pip: no other tool has to be there.
+# It is thrown away and made again whenever the lock changes, so that nothing unlocked stays behind in it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run demo test check bench up down lock
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/haven.stamp ## Set everything up and serve the embedded node with four demo logins
+	@$(BIN)/haven run
+
+demo: $(VENV)/haven.stamp ## Play one cross-border relocation through the real HTTP API and print its timeline
+	@$(BIN)/haven demo
+
+test: $(VENV)/haven.stamp ## Run all tests (ARGS="-k hold" passes options to pytest)
+	@echo "haven: running the tests"
+	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/haven.stamp ## Check format, lint, types, spelling and architecture
+	@echo "haven: format"
+	@$(BIN)/ruff format --check .
+	@echo "haven: lint"
+	@$(BIN)/ruff check .
+	@echo "haven: types"
+	@$(BIN)/mypy
+	@echo "haven: spelling"
+	@$(BIN)/codespell
+	@echo "haven: architecture and repository rules"
+	@$(BIN)/python -m pytest --quiet -n0 tests/test_architecture.py tests/test_repository.py
+
+bench: $(VENV)/haven.stamp ## Measure against the anchors, print a table and write build/bench.json
+	@mkdir -p build
+	@$(BIN)/python -m bench
+
+up: ## Start the node in Docker and wait until it is healthy
+	docker compose up --build --detach --wait
+
+down: ## Stop the node in Docker; its data volume stays
+	docker compose down
+
+lock: ## Resolve dependencies again and write both locks (needs uv)
+	@command -v uv >/dev/null || { echo "haven: 'make lock' needs uv, see CONTRIBUTING.md" >&2; exit 1; }
+	uv pip compile pyproject.toml --group build $(LOCK_FLAGS) --output-file requirements.lock
+	uv pip compile pyproject.toml --group build --group dev --constraint requirements.lock $(LOCK_FLAGS) \
+		--output-file requirements-dev.lock
+
+$(VENV)/lock.stamp: requirements-dev.lock
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "haven: '$(PYTHON)' was not found. Install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "haven: needs Python 3.11 or newer, '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1)." \
+			"Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "haven: making $(VENV) with $$("$(PYTHON)" --version)"
+	@rm -rf $(VENV)
+	@"$(PYTHON)" -m venv $(VENV) || { \
+		echo "haven: this Python cannot make a virtual environment (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "haven: installing the locked packages, each checked against its hash (about half a minute, only once)"
+	@$(PIP) install --require-hashes --only-binary :all: --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/haven.stamp: $(VENV)/lock.stamp pyproject.toml
+	@echo "haven: installing haven itself"
+	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@$(PIP) check >/dev/null || { echo "haven: the locks are older than pyproject.toml: run 'make lock'" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,1 @@
+"""Where events are kept (`store`), consumed exactly once (`inbox`), decided upon (`decider`) and followed (`follower`)."""

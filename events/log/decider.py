@@ -1,0 +1,237 @@
+"""Running deciders: load, fold, decide, follow up, append, set the timer. The only loop of its kind in Haven.
+
+A decider is pure (Chassaing's pattern): `decide(state, input, context)` says what happens, `evolve(state, event)` says
+what that makes of the state. `follow_up(state, context)` is the process manager: it looks at the state alone and says
+what must happen next by itself, again and again until nothing is missing. Being level-triggered it cannot forget: a step
+that was lost to a crash or a bug is missing still, and the next event brings it back.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from events.envelope import Contract, Event, derived_id, system_actor
+from events.log.store import EventLog, Exact, Writing
+from events.vocabulary import Actor
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class TimePassed:
+    """The input a timer gives: whatever was due by `Context.now` is due."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a decision may know beside the state: who, when and why. `now` comes from the owner's clock."""
+
+    now: datetime
+    actor: Actor
+    cause_id: str
+    facts: Any
+    """Service-specific reference facts (reference data, a view of the units)."""
+
+    def new_id(self, *parts: object) -> str:
+        """The same id for the same thing, however often its cause is handled."""
+        return derived_id(self.cause_id, *parts)
+
+
+class Decider(Protocol[S]):
+    """The pure part of a service."""
+
+    service: str
+    initial: S
+
+    def evolve(self, state: S, event: Event) -> S:
+        """The state after `event`. Never refuses, never reads a clock: the event's own time counts."""
+
+    def decide(self, state: S, message: Any, context: Context) -> Sequence[Contract]:
+        """What `message` (a command, another service's event, or TimePassed) makes happen."""
+
+    def follow_up(self, state: S, context: Context) -> Sequence[Contract]:
+        """What must happen next by itself; nothing when nothing is missing."""
+
+    def due(self, state: S) -> datetime | None:
+        """When time alone will make something happen next."""
+
+
+class EndlessFollowUp(Exception):
+    """A follow-up that never comes to rest: a bug, stopped before it fills the log."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        super().__init__(f"the follow-up of {stream} does not come to rest")
+
+
+_SET_TIMER = sa.text(
+    "INSERT INTO timers (stream, due_at) VALUES (:stream, :due_at) "
+    "ON CONFLICT (stream) DO UPDATE SET due_at = excluded.due_at"
+)
+_CLEAR_TIMER = sa.text("DELETE FROM timers WHERE stream = :stream")
+_DUE = sa.text("SELECT stream FROM timers WHERE due_at <= :now ORDER BY due_at, stream LIMIT :limit")
+_NEXT = sa.text("SELECT min(due_at) FROM timers")
+
+MOST_FOLLOW_UPS = 200
+STATES_KEPT = 4096
+UNEXPECTED_PAUSE = timedelta(minutes=1)
+
+
+def timestamp(moment: datetime) -> str:
+    """Sortable text of a UTC moment, the same on both databases."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass
+class Decided(Generic[S]):
+    state: S
+    events: tuple[Event, ...]
+
+
+class DeciderRunner(Generic[S]):
+    """Runs one decider over the streams of one log.
+
+    `appended` is told every event with the state it led to, inside the transaction: the place for side tables that must
+    commit with the events (bed claims, views).
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        decider: Decider[S],
+        appended: Callable[[Writing, S, Sequence[Event]], None] = lambda _tx, _state, _events: None,
+    ) -> None:
+        self.log = log
+        self.decider = decider
+        self._appended = appended
+        self._states: OrderedDict[str, tuple[int, S]] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def run(
+        self,
+        tx: Writing,
+        stream: str,
+        message: Any,
+        *,
+        now: datetime,
+        actor: Actor,
+        cause_id: str,
+        correlation_id: str,
+        facts: Any,
+    ) -> Decided[S]:
+        """Decides once about `message` and appends what follows, in the caller's transaction."""
+        version, state = self._load(tx, stream)
+        context = Context(now=now, actor=actor, cause_id=cause_id, facts=facts)
+        drafts: list[Event] = []
+
+        def emit(contracts: Sequence[Contract], by: Actor) -> None:
+            nonlocal state
+            for contract in contracts:
+                draft = Event(
+                    id=derived_id(cause_id, stream, len(drafts)),
+                    source=self.log.source,
+                    stream=stream,
+                    version=version + len(drafts) + 1,
+                    time=now,
+                    actor=by,
+                    correlation_id=correlation_id,
+                    causation_id=cause_id,
+                    data=contract,
+                )
+                drafts.append(draft)
+                state = self.decider.evolve(state, draft)
+
+        emit(self.decider.decide(state, message, context), actor)
+        itself = system_actor(self.decider.service)
+        for _ in range(MOST_FOLLOW_UPS):
+            step = self.decider.follow_up(state, context)
+            if not step:
+                break
+            emit(step, itself)
+        else:
+            raise EndlessFollowUp(stream)
+        events = tx.append(drafts, Exact(version))
+        if events or isinstance(message, TimePassed):
+            self._set_timer(tx, stream, state, now if isinstance(message, TimePassed) else None)
+        self._appended(tx, state, events)
+        tx.after_commit.append(lambda: self._keep(stream, version + len(events), state))
+        return Decided(state, events)
+
+    def react(self, tx: Writing, stream: str, event: Event, *, now: datetime, facts: Any = None) -> Decided[S]:
+        """Decides about an event of another log: a person's command keeps its actor, anything else is the system's."""
+        return self.run(
+            tx,
+            stream,
+            event.data,
+            now=now,
+            actor=event.actor if event.source == "gateway" else system_actor(self.decider.service),
+            cause_id=event.id,
+            correlation_id=event.correlation_id,
+            facts=facts,
+        )
+
+    def pass_time(self, now: datetime, facts: Callable[[Writing], Any] = lambda _tx: None) -> bool:
+        """Lets every stream decide whose timer is due, each in a transaction of its own; True when there was one."""
+        streams = self.due(now)
+        for stream in streams:
+            with self.log.writing() as tx:
+                self.run(
+                    tx,
+                    stream,
+                    TimePassed(),
+                    now=now,
+                    actor=system_actor(self.decider.service),
+                    cause_id=derived_id(stream, tx.stream_version(stream), "time"),
+                    correlation_id=stream.partition("-")[2],
+                    facts=facts(tx),
+                )
+        return bool(streams)
+
+    def state(self, tx: Writing, stream: str) -> S:
+        return self._load(tx, stream)[1]
+
+    def due(self, now: datetime, limit: int = 100) -> list[str]:
+        """Streams for which time alone makes something happen by `now`."""
+        with self.log.engine.connect() as connection:
+            return list(connection.scalars(_DUE, {"now": timestamp(now), "limit": limit}))
+
+    def next_due(self) -> datetime | None:
+        with self.log.engine.connect() as connection:
+            due_at = connection.scalar(_NEXT)
+        return datetime.fromisoformat(due_at) if due_at else None
+
+    def wake(self, tx: Writing, stream: str, now: datetime) -> None:
+        """Makes the stream due now: something it waits for may have happened."""
+        tx.connection.execute(_SET_TIMER, {"stream": stream, "due_at": timestamp(now)})
+
+    def _load(self, tx: Writing, stream: str) -> tuple[int, S]:
+        with self._guard:
+            version, state = self._states.get(stream, (0, self.decider.initial))
+        for event in tx.read_stream(stream, after=version):
+            state = self.decider.evolve(state, event)
+            version = event.version
+        return version, state
+
+    def _keep(self, stream: str, version: int, state: S) -> None:
+        # Only after the commit: a rolled-back state in here would decide about things that never happened.
+        with self._guard:
+            if version >= self._states.get(stream, (0, state))[0]:
+                self._states[stream] = (version, state)
+                self._states.move_to_end(stream)
+            while len(self._states) > STATES_KEPT:
+                self._states.popitem(last=False)
+
+    def _set_timer(self, tx: Writing, stream: str, state: S, fired_at: datetime | None) -> None:
+        due_at = self.decider.due(state)
+        if due_at is None:
+            tx.connection.execute(_CLEAR_TIMER, {"stream": stream})
+            return
+        if fired_at is not None and due_at <= fired_at:
+            # A timer that fired and changed nothing would fire for ever; pause it so that the others get their turn.
+            due_at = fired_at + UNEXPECTED_PAUSE
+        tx.connection.execute(_SET_TIMER, {"stream": stream, "due_at": timestamp(due_at)})

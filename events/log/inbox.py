@@ -1,0 +1,186 @@
+"""Consuming each event of another log exactly once, in stream order, whatever the transport does.
+
+The inbox remembers, per consumer and stream, the last version handled. That memory, the effects of handling and (when
+following by position) the cursor commit in one transaction of the consumer's own database. So a second copy is a no-op,
+a crash between any two commits repeats nothing and skips nothing, and an event that comes early waits for the one before.
+
+What cannot be handled is parked with its reason, together with everything after it on the same stream; other streams
+go on. `retry_parked` takes them up again in order, after an upgrade or a repair.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import msgspec
+import sqlalchemy as sa
+
+from events.envelope import Event, UnreadableEvent, decode, encode
+from events.log.store import EventLog, Writing
+
+Incoming = Event | UnreadableEvent
+
+
+class Delivery(StrEnum):
+    HANDLED = "handled"
+    DUPLICATE = "duplicate"
+    PARKED = "parked"
+
+
+class ParkReason(StrEnum):
+    EARLY = "early"
+    """An earlier event of the stream has not arrived yet; handled by itself as soon as it has."""
+    UNREADABLE = "unreadable"
+    """Written by a newer release."""
+    FAILED = "failed"
+    """Handling it raised, again and again."""
+    BEHIND = "behind"
+    """Something before it on the stream is parked."""
+
+
+class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    source: str
+    stream: str
+    version: int
+    reason: ParkReason
+
+
+_LAST = sa.text("SELECT version FROM inbox WHERE consumer = :consumer AND source = :source AND stream = :stream")
+_REMEMBER = sa.text(
+    "INSERT INTO inbox (consumer, source, stream, version) VALUES (:consumer, :source, :stream, :version) "
+    "ON CONFLICT (consumer, source, stream) DO UPDATE SET version = excluded.version"
+)
+_CURSOR = sa.text("SELECT position FROM cursors WHERE consumer = :consumer AND source = :source")
+_MOVE_CURSOR = sa.text(
+    "INSERT INTO cursors (consumer, source, position) VALUES (:consumer, :source, :position) "
+    "ON CONFLICT (consumer, source) DO UPDATE SET position = excluded.position"
+)
+_PARK = sa.text(
+    "INSERT INTO parked (consumer, source, stream, version, reason, record) "
+    "VALUES (:consumer, :source, :stream, :version, :reason, :record) "
+    "ON CONFLICT (consumer, source, stream, version) DO NOTHING"
+)
+_FIRST_PARKED = sa.text(
+    "SELECT version, reason, record FROM parked "
+    "WHERE consumer = :consumer AND source = :source AND stream = :stream ORDER BY version LIMIT 1"
+)
+_UNPARK = sa.text(
+    "DELETE FROM parked WHERE consumer = :consumer AND source = :source AND stream = :stream AND version = :version"
+)
+_ALL_PARKED = sa.text(
+    "SELECT source, stream, version, reason FROM parked WHERE consumer = :consumer ORDER BY source, stream, version"
+)
+
+
+class Consumer:
+    """One named reader of other logs, with what it does about each event.
+
+    `handle` runs inside the write transaction of the consumer's own log and must do everything through it. Exceptions
+    roll everything back, the memory of having seen the event included.
+    """
+
+    def __init__(self, name: str, log: EventLog, handle: Callable[[Writing, Event], None]) -> None:
+        self.name = name
+        self.log = log
+        self.handle = handle
+
+    def position(self, source: str) -> int:
+        """Where this consumer stands in `source`'s log, when it follows by position."""
+        with self.log.engine.connect() as connection:
+            return int(connection.scalar(_CURSOR, {"consumer": self.name, "source": source}) or 0)
+
+    def deliver(self, incoming: Incoming, position: int | None = None) -> Delivery:
+        """Handles one event, once. Raises whatever handling raised, with nothing changed."""
+        return self.deliver_batch([(position, incoming)])[0]
+
+    def deliver_batch(self, batch: Sequence[tuple[int | None, Incoming]]) -> list[Delivery]:
+        """Handles a run of events of one source in one transaction: all of them count, or none."""
+        with self.log.writing() as tx:
+            deliveries = [self._take(tx, incoming) for _, incoming in batch]
+            position, last = batch[-1]
+            if position is not None:
+                tx.connection.execute(
+                    _MOVE_CURSOR, {"consumer": self.name, "source": last.source, "position": position}
+                )
+        return deliveries
+
+    def park_failed(self, incoming: Incoming, position: int | None = None) -> None:
+        """Sets an event aside whose handling keeps failing, so that other streams go on."""
+        with self.log.writing() as tx:
+            self._park(tx, incoming, ParkReason.FAILED)
+            if position is not None:
+                tx.connection.execute(
+                    _MOVE_CURSOR, {"consumer": self.name, "source": incoming.source, "position": position}
+                )
+
+    def parked(self) -> list[ParkedEvent]:
+        with self.log.engine.connect() as connection:
+            rows = connection.execute(_ALL_PARKED, {"consumer": self.name}).all()
+        return [
+            ParkedEvent(source=row[0], stream=row[1], version=row[2], reason=ParkReason(row[3])) for row in rows
+        ]
+
+    def retry_parked(self) -> int:
+        """Takes parked streams up again, each in order until one event still cannot be read; returns how many were
+        handled. Raises what handling raises: the stream stays parked from there."""
+        handled = 0
+        for source, stream in sorted({(p.source, p.stream) for p in self.parked()}):
+            with self.log.writing() as tx:
+                handled += self._drain(tx, source, stream, even_failed=True)
+        return handled
+
+    def _take(self, tx: Writing, incoming: Incoming) -> Delivery:
+        key = {"consumer": self.name, "source": incoming.source, "stream": incoming.stream}
+        last = int(tx.connection.scalar(_LAST, key) or 0)
+        if incoming.version <= last:
+            return Delivery.DUPLICATE
+        if incoming.version > last + 1:
+            behind = tx.connection.execute(_FIRST_PARKED, key).first()
+            waits_for_arrival = behind is None or behind.version > last + 1
+            self._park(tx, incoming, ParkReason.EARLY if waits_for_arrival else ParkReason.BEHIND)
+            return Delivery.PARKED
+        if isinstance(incoming, UnreadableEvent):
+            self._park(tx, incoming, ParkReason.UNREADABLE)
+            return Delivery.PARKED
+        if self._is_parked(tx, key, incoming.version):
+            return Delivery.PARKED
+        self._handle(tx, incoming)
+        self._drain(tx, incoming.source, incoming.stream, even_failed=False)
+        return Delivery.HANDLED
+
+    def _is_parked(self, tx: Writing, key: dict[str, str], version: int) -> bool:
+        first = tx.connection.execute(_FIRST_PARKED, key).first()
+        return first is not None and bool(first.version == version)
+
+    def _handle(self, tx: Writing, event: Event) -> None:
+        self.handle(tx, event)
+        tx.connection.execute(
+            _REMEMBER,
+            {"consumer": self.name, "source": event.source, "stream": event.stream, "version": event.version},
+        )
+
+    def _drain(self, tx: Writing, source: str, stream: str, *, even_failed: bool) -> int:
+        key = {"consumer": self.name, "source": source, "stream": stream}
+        handled = 0
+        while (first := tx.connection.execute(_FIRST_PARKED, key).first()) is not None:
+            last = int(tx.connection.scalar(_LAST, key) or 0)
+            event = decode(first.record)
+            waiting = first.reason in (ParkReason.EARLY, ParkReason.BEHIND)
+            if first.version != last + 1 or isinstance(event, UnreadableEvent) or not (waiting or even_failed):
+                break
+            tx.connection.execute(_UNPARK, {**key, "version": first.version})
+            self._handle(tx, event)
+            handled += 1
+        return handled
+
+    def _park(self, tx: Writing, incoming: Incoming, reason: ParkReason) -> None:
+        tx.connection.execute(
+            _PARK,
+            {
+                "consumer": self.name,
+                "source": incoming.source,
+                "stream": incoming.stream,
+                "version": incoming.version,
+                "reason": reason,
+                "record": incoming.record if isinstance(incoming, UnreadableEvent) else encode(incoming),
+            },
+        )

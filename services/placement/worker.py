@@ -1,0 +1,143 @@
+"""Placement at work: which messages reach which request, and what placement remembers of the units.
+
+`unit_views` is placement's own memory of what capacity said, one row a unit, written in the transaction that remembers
+having heard it. It is a guess about beds and nothing more: whether a hold succeeds, capacity decides.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+
+from events.capacity import (
+    CapacityConfirmed,
+    CapacityEvent,
+    CapacityReported,
+    FirmHoldRefused,
+    FreshnessChanged,
+    HoldExpired,
+    HoldMadeFirm,
+    HoldPlaced,
+    HoldRefused,
+    UnitRegistered,
+    UnitStandingChanged,
+)
+from events.envelope import Event
+from events.gateway import ConfirmCapacity, RegisterUnit, ReportCapacity
+from events.gateway import Command as GatewayCommand
+from events.log.decider import DeciderRunner
+from events.log.inbox import Consumer
+from events.log.store import EventLog, Writing
+from events.placement import UnmetNeedRecorded
+from events.vocabulary import Freshness, Stage
+from reference import Reference
+from services.placement.domain.matching import UnitFacts
+from services.placement.domain.process import PlacementFacts
+from services.placement.domain.relocation_request import RelocationRequestDecider
+from services.placement.domain.request import Request
+
+metadata = sa.MetaData()
+
+unit_views = sa.Table(
+    "unit_views",
+    metadata,
+    sa.Column("unit_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+)
+
+waiting_requests = sa.Table(
+    "waiting_requests",
+    metadata,
+    sa.Column("stream", sa.Text, primary_key=True),
+    comment="Requests with an unmet need: woken when a bed changes anywhere.",
+)
+
+NOT_ABOUT_REQUESTS = (RegisterUnit, ReportCapacity, ConfirmCapacity)
+HOLD_OUTCOMES = (HoldPlaced, HoldRefused, HoldExpired, HoldMadeFirm, FirmHoldRefused)
+UNIT_FACTS = (UnitRegistered, UnitStandingChanged, FreshnessChanged, CapacityReported, CapacityConfirmed)
+
+_VIEW_VERSIONS = sa.text("SELECT unit_id, version FROM unit_views ORDER BY unit_id")
+_VIEW = sa.text("SELECT facts FROM unit_views WHERE unit_id = :unit_id")
+_KEEP_VIEW = sa.text(
+    "INSERT INTO unit_views (unit_id, version, facts) VALUES (:unit_id, :version, :facts) "
+    "ON CONFLICT (unit_id) DO UPDATE SET version = excluded.version, facts = excluded.facts"
+)
+_WAIT = sa.text("INSERT INTO waiting_requests (stream) VALUES (:stream) ON CONFLICT (stream) DO NOTHING")
+_WAIT_NO_MORE = sa.text("DELETE FROM waiting_requests WHERE stream = :stream")
+_WAITING = sa.text("SELECT stream FROM waiting_requests ORDER BY stream")
+
+_facts = msgspec.json.Decoder(UnitFacts)
+
+
+class PlacementWorker:
+    """Consumes the gateway's and capacity's logs, and time."""
+
+    def __init__(self, log: EventLog, reference: Reference, clock: Callable[[], datetime]) -> None:
+        self.log = log
+        self._reference = reference
+        self._clock = clock
+        self._views: dict[str, tuple[int, UnitFacts]] = {}
+        self.runner: DeciderRunner[Request] = DeciderRunner(log, RelocationRequestDecider(), self._remember_waiting)
+        self.consumer = Consumer("placement", log, self.handle)
+        log.create_schema(metadata)
+
+    def handle(self, tx: Writing, event: Event) -> None:
+        """Lets the request that `event` concerns decide, and remembers what it says about a unit."""
+        data = event.data
+        if isinstance(data, HOLD_OUTCOMES) or (
+            isinstance(data, GatewayCommand) and not isinstance(data, NOT_ABOUT_REQUESTS)
+        ):
+            stream = f"relocation_request-{data.request_id}"
+            self.runner.react(tx, stream, event, now=self._clock(), facts=self._placement_facts(tx))
+        elif isinstance(data, UNIT_FACTS):
+            self._view_unit(tx, data, event.version)
+
+    def pass_time(self, now: datetime) -> bool:
+        """Expires asks, escalates missed deadlines and takes up unmet needs that are due; True when there was one."""
+        return self.runner.pass_time(now, facts=self._placement_facts)
+
+    def _placement_facts(self, tx: Writing) -> PlacementFacts:
+        return PlacementFacts(reference=self._reference, units=lambda: self._units(tx))
+
+    def _units(self, tx: Writing) -> Iterable[UnitFacts]:
+        units = []
+        for unit_id, version in tx.connection.execute(_VIEW_VERSIONS):
+            known = self._views.get(unit_id)
+            if known is None or known[0] != version:
+                known = (version, _facts.decode(tx.connection.scalar(_VIEW, {"unit_id": unit_id})))
+                tx.after_commit.append(lambda u=unit_id, k=known: self._views.__setitem__(u, k))  # type: ignore[misc]
+            units.append(known[1])
+        return units
+
+    def _view_unit(self, tx: Writing, data: CapacityEvent, version: int) -> None:
+        stored = tx.connection.scalar(_VIEW, {"unit_id": data.unit_id})
+        known = _facts.decode(stored) if stored else None
+        match data:
+            case UnitRegistered(profile=profile):
+                facts = UnitFacts(profile=profile)
+            case _ if known is None:
+                return
+            case UnitStandingChanged(free=free):
+                facts = msgspec.structs.replace(known, free=free)
+            case FreshnessChanged(freshness=freshness):
+                facts = msgspec.structs.replace(known, freshness=freshness)
+            case _:
+                facts = msgspec.structs.replace(known, freshness=Freshness.FRESH)
+        tx.connection.execute(
+            _KEEP_VIEW,
+            {"unit_id": data.unit_id, "version": version, "facts": msgspec.json.encode(facts).decode()},
+        )
+        if known is None or facts.free > known.free or facts.freshness is not known.freshness:
+            for stream in list(tx.connection.scalars(_WAITING)):
+                self.runner.wake(tx, stream, self._clock())
+
+    def _remember_waiting(self, tx: Writing, request: Request, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        waits = any(isinstance(event.data, UnmetNeedRecorded) for event in events) and request.searching
+        if waits:
+            tx.connection.execute(_WAIT, {"stream": events[0].stream})
+        elif request.stage is not Stage.UNMET_NEED:
+            tx.connection.execute(_WAIT_NO_MORE, {"stream": events[0].stream})
