@@ -170,7 +170,9 @@ class RecordConsulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     purpose: ReadPurpose | None = None
 
 
-class FieldDisclosed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="gateway.sealed_field.disclosed.v1"):
+class FieldDisclosed(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="gateway.sealed_field.disclosed.v1"
+):
     """A sealed field was opened for one named person: durable before the answer leaves."""
 
     request_id: Identifier
@@ -181,7 +183,9 @@ class FieldDisclosed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     expires_at: datetime
 
 
-class KeyDestroyed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="gateway.household_key.destroyed.v1"):
+class KeyDestroyed(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="gateway.household_key.destroyed.v1"
+):
     """The household's key no longer exists in the key store."""
 
     request_id: Identifier

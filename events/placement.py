@@ -89,6 +89,7 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
 
 class OpeningRefusal(StrEnum):
     UNKNOWN_COUNTRY = "unknown_country"
+    UNKNOWN_ZONE = "unknown_zone"
     EMPTY_HOUSEHOLD = "empty_household"
     NO_COUNTRY_LEFT = "no_country_left"
 
@@ -109,7 +110,9 @@ class RelocationRequestOpened(PlacementEvent, frozen=True, kw_only=True, tag="pl
     """Id of the gateway event that carries the sealed callback contact: ciphertext is never copied."""
 
 
-class RelocationRequestRefused(PlacementEvent, frozen=True, kw_only=True, tag="placement.relocation_request.refused.v1"):
+class RelocationRequestRefused(
+    PlacementEvent, frozen=True, kw_only=True, tag="placement.relocation_request.refused.v1"
+):
     reason: OpeningRefusal
 
 
@@ -218,7 +221,9 @@ class PlacementCountersigned(PlacementEvent, frozen=True, kw_only=True, tag="pla
     proposal_hash: str
 
 
-class CountersignatureRefused(PlacementEvent, frozen=True, kw_only=True, tag="placement.placement.countersignature_refused.v1"):
+class CountersignatureRefused(
+    PlacementEvent, frozen=True, kw_only=True, tag="placement.placement.countersignature_refused.v1"
+):
     proposal_hash: str
     reason: SignatureRefusal
 
@@ -292,7 +297,9 @@ class RequestWithdrawn(PlacementEvent, frozen=True, kw_only=True, tag="placement
     reason: WithdrawalReason
 
 
-class UnmetNeedRecorded(PlacementEvent, frozen=True, kw_only=True, tag="placement.relocation_request.unmet_need_recorded.v1"):
+class UnmetNeedRecorded(
+    PlacementEvent, frozen=True, kw_only=True, tag="placement.relocation_request.unmet_need_recorded.v1"
+):
     """No unit is left to ask. The request stays open, owned, and is searched again when any bed changes."""
 
     failed_rules: dict[str, int]

@@ -269,7 +269,7 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True):
     box: str
 
 
-class Household(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Household(msgspec.Struct, frozen=True, kw_only=True):
     """The people who must move together, as counts."""
 
     women: People = 0
@@ -290,14 +290,14 @@ class Household(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self.women + self.men + self.children
 
 
-class DangerZone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DangerZone(msgspec.Struct, frozen=True, kw_only=True):
     """Where the household must never be placed: a country ("BE") or a NUTS-2 region, perhaps with its neighbours."""
 
     code: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{2}([0-9A-Z]{2})?\Z")]
     with_neighbours: bool = False
 
 
-class UnitProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UnitProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What a unit is, as far as matching may know: never an address, never finer than NUTS-2."""
 
     unit_id: Identifier

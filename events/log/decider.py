@@ -6,6 +6,7 @@ what must happen next by itself, again and again until nothing is missing. Being
 that was lost to a crash or a bug is missing still, and the next event brings it back.
 """
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,10 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from events.envelope import Contract, Event, derived_id, system_actor
 from events.log.store import EventLog, Exact, Writing
 from events.vocabulary import Actor
+
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S")
 
@@ -176,21 +180,34 @@ class DeciderRunner(Generic[S]):
         )
 
     def pass_time(self, now: datetime, facts: Callable[[Writing], Any] = lambda _tx: None) -> bool:
-        """Lets every stream decide whose timer is due, each in a transaction of its own; True when there was one."""
+        """Lets every stream decide whose timer is due, each in a transaction of its own; True when there was one.
+
+        A stream whose decision raises is logged, by id only, and tried again later: it must not keep the others waiting.
+        """
         streams = self.due(now)
         for stream in streams:
-            with self.log.writing() as tx:
-                self.run(
-                    tx,
-                    stream,
-                    TimePassed(),
-                    now=now,
-                    actor=system_actor(self.decider.service),
-                    cause_id=derived_id(stream, tx.stream_version(stream), "time"),
-                    correlation_id=stream.partition("-")[2],
-                    facts=facts(tx),
-                )
+            try:
+                self._let_time_pass(stream, now, facts)
+            except OperationalError:
+                raise  # the database's trouble, not this stream's
+            except Exception as failure:  # noqa: BLE001 - whatever one stream does, the other timers must go on
+                logger.error("timer failed stream=%s error=%s", stream, type(failure).__name__)
+                with self.log.writing() as tx:
+                    self.wake(tx, stream, now + UNEXPECTED_PAUSE)
         return bool(streams)
+
+    def _let_time_pass(self, stream: str, now: datetime, facts: Callable[[Writing], Any]) -> None:
+        with self.log.writing() as tx:
+            self.run(
+                tx,
+                stream,
+                TimePassed(),
+                now=now,
+                actor=system_actor(self.decider.service),
+                cause_id=derived_id(stream, tx.stream_version(stream), "time"),
+                correlation_id=stream.partition("-")[2],
+                facts=facts(tx),
+            )
 
     def state(self, tx: Writing, stream: str) -> S:
         return self._load(tx, stream)[1]

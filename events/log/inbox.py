@@ -115,9 +115,7 @@ class Consumer:
     def parked(self) -> list[ParkedEvent]:
         with self.log.engine.connect() as connection:
             rows = connection.execute(_ALL_PARKED, {"consumer": self.name}).all()
-        return [
-            ParkedEvent(source=row[0], stream=row[1], version=row[2], reason=ParkReason(row[3])) for row in rows
-        ]
+        return [ParkedEvent(source=row[0], stream=row[1], version=row[2], reason=ParkReason(row[3])) for row in rows]
 
     def retry_parked(self) -> int:
         """Takes parked streams up again, each in order until one event still cannot be read; returns how many were

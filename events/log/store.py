@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from events.envelope import Event, UnreadableEvent, decode, decode_many, encode, type_of
-
-import msgspec
 
 metadata = sa.MetaData()
 
@@ -142,7 +141,9 @@ class Writing:
     connection: sa.Connection
     after_commit: list[Callable[[], None]] = field(default_factory=list)
 
-    def append(self, drafts: Sequence[Event], expected: Expected | Mapping[str, Expected] = ANY_VERSION) -> tuple[Event, ...]:
+    def append(
+        self, drafts: Sequence[Event], expected: Expected | Mapping[str, Expected] = ANY_VERSION
+    ) -> tuple[Event, ...]:
         """Appends in order, giving each draft its stream version. Raises StreamConflict or DuplicateEvent."""
         appended = self.log._versioned(drafts, expected, self.stream_version)
         self.log._insert(self.connection, appended)
@@ -218,7 +219,9 @@ class EventLog:
         for tell in (*after_commit, *self.listeners):
             tell()
 
-    def append(self, drafts: Sequence[Event], expected: Expected | Mapping[str, Expected] = ANY_VERSION) -> tuple[Event, ...]:
+    def append(
+        self, drafts: Sequence[Event], expected: Expected | Mapping[str, Expected] = ANY_VERSION
+    ) -> tuple[Event, ...]:
         """Appends in a transaction of its own; durable when it returns. One round trip on PostgreSQL when every
         expected version is exact. Raises StreamConflict or DuplicateEvent."""
         if self._on_sqlite or not _all_exact(drafts, expected):
@@ -356,7 +359,9 @@ def sqlite_engine(path: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("haven_writes") else "BEGIN")
+        connection.exec_driver_sql(
+            "BEGIN IMMEDIATE" if connection.get_execution_options().get("haven_writes") else "BEGIN"
+        )
 
     return engine
 

@@ -5,9 +5,9 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
-from events.vocabulary import CountryCode, Identifier, Role
-
 import msgspec
+
+from events.vocabulary import CountryCode, Identifier, Role
 
 
 class Scope(StrEnum):
@@ -40,12 +40,15 @@ SCOPES_OF_ROLE: Mapping[Role, frozenset[Scope]] = MappingProxyType(
                 Scope.READ_REQUESTS,
                 Scope.WITHDRAW_REQUESTS,
                 Scope.RECORD_CONSENT,
+                Scope.RECORD_JOURNEYS,
                 Scope.REQUEST_DISCLOSURES,
                 Scope.READ_STREAM,
             }
         ),
         Role.SHELTER: frozenset(
             {
+                Scope.READ_REQUESTS,
+                Scope.RECORD_CONSENT,
                 Scope.READ_ASKS,
                 Scope.ANSWER_ASKS,
                 Scope.READ_CAPACITY,

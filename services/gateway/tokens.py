@@ -23,21 +23,23 @@ import http.client
 import ipaddress
 import json
 import re
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, get_args
 from urllib.parse import urlsplit
 
+import msgspec
 from authlib.oauth2.rfc9068.claims import JWTAccessTokenClaimsValidator
 from joserfc import jwt
 from joserfc.errors import (
     BadSignatureError,
     ClaimError,
     ExpiredTokenError,
-    InvalidClaimError,
     JoseError,
 )
 from joserfc.jwk import ECKey, Key, KeySet, OKPKey, RSAKey
@@ -47,9 +49,8 @@ from joserfc.util import urlsafe_b64decode
 from events.vocabulary import CountryCode, Identifier, Role
 from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope
 
-import msgspec
-
-ALGORITHMS = ("ES256", "PS256", "Ed25519", "EdDSA")
+Algorithm = Literal["ES256", "PS256", "Ed25519", "EdDSA"]
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 LONGEST_LIFETIME = timedelta(minutes=5)
 LEEWAY = timedelta(seconds=30)
 LARGEST_TOKEN = 8 * 1024
@@ -145,7 +146,7 @@ class KeysUnavailable(TokenError):
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    alg: Literal["ES256", "PS256", "Ed25519", "EdDSA"]
+    alg: Algorithm
     typ: Literal["at+jwt", "application/at+jwt"]
     kid: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
@@ -163,13 +164,6 @@ class _Claims(msgspec.Struct, frozen=True):
     haven_organisation: Identifier
     haven_country: CountryCode
     scope: str = ""
-
-
-class _AccessTokenClaims(JWTAccessTokenClaimsValidator):  # type: ignore[misc]  # Authlib ships no types
-    def validate_exp(self, value: object) -> None:
-        leeway, self.leeway = self.leeway, 0
-        super().validate_exp(value)
-        self.leeway = leeway
 
 
 _BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)")
@@ -268,20 +262,17 @@ class HttpKeySet:
             if self._tls
             else http.client.HTTPConnection(self._host, self._port, timeout=_FETCH_SECONDS)
         )
-        # The socket's timeout starts again with every byte; this one ends a peer that sends one byte at a time.
-        deadline = threading.Timer(_FETCH_SECONDS, lambda: _hang_up(connection))
-        deadline.daemon = True
         try:
-            deadline.start()
-            connection.request("GET", self._target, headers={"Accept": "application/json"})
-            response = connection.getresponse()
-            if response.status != http.HTTPStatus.OK:
-                raise KeysUnavailable(f"the issuer answered {response.status} instead of its keys")
-            body = response.read(_LARGEST_KEY_SET + 1)
+            connection.connect()
+            with _deadline(connection.sock):
+                connection.request("GET", self._target, headers={"Accept": "application/json"})
+                response = connection.getresponse()
+                if response.status != http.HTTPStatus.OK:
+                    raise KeysUnavailable(f"the issuer answered {response.status} instead of its keys")
+                body = response.read(_LARGEST_KEY_SET + 1)
         except (OSError, http.client.HTTPException) as error:
             raise KeysUnavailable("the issuer cannot be reached") from error
         finally:
-            deadline.cancel()
             connection.close()
         if len(body) > _LARGEST_KEY_SET:
             raise KeysUnavailable("the issuer's key set is too large")
@@ -295,9 +286,23 @@ class _KeySetDocument(msgspec.Struct):
     keys: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=32)]
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
-    if connection.sock is not None:
-        connection.sock.close()
+@contextmanager
+def _deadline(connected: socket.socket) -> Iterator[None]:
+    """Hangs up after `_FETCH_SECONDS`. A socket's own timeout starts again with every byte, so that a peer sending one
+    byte at a time would keep the caller for hours."""
+
+    def hang_up() -> None:
+        with suppress(OSError):
+            # The plain socket's shutdown: that of a TLS socket first forgets its encryption, under the reader's feet.
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    timer = threading.Timer(_FETCH_SECONDS, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class TokenVerifier:
@@ -355,7 +360,7 @@ class TokenVerifier:
             role=claims.haven_role,
             organisation=claims.haven_organisation,
             country=claims.haven_country,
-            scopes=SCOPES_OF_ROLE[claims.haven_role].intersection(claims.scope.split()),
+            scopes=frozenset(SCOPES_OF_ROLE[claims.haven_role] & set(claims.scope.split())),
             client_id=claims.client_id,
             token_id=claims.jti,
             issued_at=datetime.fromtimestamp(claims.iat, UTC),
@@ -364,9 +369,10 @@ class TokenVerifier:
     def _claims(self, token: str) -> _Claims:
         header = _header(token.partition(".")[0])
         key = self._keys.key(header.kid)
+        now = self._now().timestamp()
         try:
             claims = jwt.decode(token, key, registry=_REGISTRY, decoder_cls=_StrictJSON).claims
-            self._rules().validate(claims)
+            self._rules(now).validate(claims)
             typed = msgspec.convert(claims, _Claims)
         except ExpiredTokenError:
             raise InvalidToken(Reason.EXPIRED) from None
@@ -378,26 +384,21 @@ class TokenVerifier:
             raise InvalidToken(Reason.CLAIM) from None
         except (JoseError, ValueError, RecursionError):
             raise InvalidToken(Reason.MALFORMED) from None
+        # joserfc has one leeway for all three times; what it gives `exp` is taken back here.
+        if typed.exp <= now:
+            raise InvalidToken(Reason.EXPIRED)
         if typed.exp - typed.iat > LONGEST_LIFETIME.total_seconds():
             raise InvalidToken(Reason.CLAIM, "exp")
         return typed
 
-    def _rules(self) -> _AccessTokenClaims:
-        required: dict[str, Any] = {"essential": True}
-        return _AccessTokenClaims(
-            now=self._now().timestamp(),
+    def _rules(self, now: float) -> JWTAccessTokenClaimsValidator:
+        exactly = {"iss": self._issuer, "aud": self._audience}
+        present = ("sub", *(field.name for field in msgspec.structs.fields(_Claims) if field.required))
+        return JWTAccessTokenClaimsValidator(
+            now=now,
             leeway=LEEWAY.total_seconds(),
-            iss={"essential": True, "value": self._issuer},
-            aud={"essential": True, "value": self._audience},
-            exp=required,
-            iat=required,
-            sub=required,
-            client_id=required,
-            jti=required,
-            haven_person=required,
-            haven_role=required,
-            haven_organisation=required,
-            haven_country=required,
+            **{name: {"essential": True} for name in present},
+            **{name: {"essential": True, "value": value} for name, value in exactly.items()},
         )
 
 

@@ -24,8 +24,8 @@ from events.capacity import (
     UnitStandingChanged,
 )
 from events.envelope import Event
-from events.gateway import ConfirmCapacity, RegisterUnit, ReportCapacity
 from events.gateway import Command as GatewayCommand
+from events.gateway import ConfirmCapacity, RegisterUnit, ReportCapacity
 from events.log.decider import DeciderRunner
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing

@@ -4,7 +4,7 @@ A bed is in exactly one of five places: free, blocked, taken (by somebody Haven 
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from itertools import count, islice
 from typing import Any
@@ -43,6 +43,7 @@ from events.placement import (
     PlacementEnded,
 )
 from events.vocabulary import ArrivalOutcome, BlockReason, Freshness, UnitProfile
+from reference import Rhythm
 
 
 class HoldStage(StrEnum):
@@ -60,14 +61,6 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None
     """When it runs out by itself; a firm hold does not."""
     expired: bool = False
-
-
-class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a report of one country counts as fresh, as ageing and as overdue, from when it was made."""
-
-    fresh: timedelta
-    ageing: timedelta
-    overdue: timedelta
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,9 +223,7 @@ def _refuse_report(unit: Unit, unit_id: str, context: Context, reason: ReportRef
 def _place_hold(unit: Unit, request: HoldRequested) -> Sequence[CapacityContract]:
     def refused(reason: HoldRefusal) -> Sequence[CapacityContract]:
         return [
-            HoldRefused(
-                unit_id=request.unit_id, hold_id=request.hold_id, request_id=request.request_id, reason=reason
-            )
+            HoldRefused(unit_id=request.unit_id, hold_id=request.hold_id, request_id=request.request_id, reason=reason)
         ]
 
     if known := unit.holds.get(request.hold_id):
@@ -317,7 +308,7 @@ def _pass_time(unit: Unit, context: Context) -> Sequence[CapacityContract]:
 def _standing(unit: Unit) -> UnitStandingChanged | None:
     if unit.profile is None:
         return None
-    beds_in = {stage: 0 for stage in HoldStage}
+    beds_in = dict.fromkeys(HoldStage, 0)
     for hold in unit.holds.values():
         beds_in[hold.stage] += len(hold.beds)
     held = beds_in[HoldStage.HELD] + beds_in[HoldStage.FIRM]

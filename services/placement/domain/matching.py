@@ -68,7 +68,7 @@ def groups_of(household: Household) -> frozenset[Group]:
         groups.add(Group.MEN)
     if household.children:
         groups.add(Group.CHILDREN)
-    if household.children and (household.women or household.men) or household.women and household.men:
+    if (household.children and (household.women or household.men)) or (household.women and household.men):
         groups.add(Group.FAMILIES)
     return frozenset(groups)
 
@@ -205,9 +205,7 @@ def draw_shortlist(
     rejected = []
     for unit in facts:
         if failed := failed_rules(search, unit):
-            rejected.append(
-                Rejection(unit_id=unit.profile.unit_id, country=unit.profile.country, failed=failed)
-            )
+            rejected.append(Rejection(unit_id=unit.profile.unit_id, country=unit.profile.country, failed=failed))
         else:
             ranked.append((tuple(prefer(search, unit) for prefer in PREFERENCES.values()), unit))
     ranked.sort(key=lambda pair: (pair[0], pair[1].profile.unit_id))

@@ -171,7 +171,9 @@ def may_see_sealed_field(
     origin = is_origin_coordinator(request, actor)
     if field is SealedField.CALLBACK and (origin or is_referrer(request, actor)):
         return Refusal.WRONG_STAGE if request.over else None
-    on_the_way = is_receiving_shelter(request, actor) or is_host_coordinator(request, actor) or is_escort(request, actor)
+    on_the_way = (
+        is_receiving_shelter(request, actor) or is_host_coordinator(request, actor) or is_escort(request, actor)
+    )
     if not (on_the_way or origin or (field is SealedField.RENDEZVOUS and is_referrer(request, actor))):
         return Refusal.NOT_ENTITLED
     return None if request.stage in BOTH_SIGNED_AND_FIRM else Refusal.WRONG_STAGE

@@ -86,8 +86,7 @@ def _is_needed(request: Request, hold: Hold) -> bool:
     if hold.stage is HoldStage.REQUESTED:
         return hold.country not in request.refused_countries()
     return any(
-        ask.hold_id == hold.hold_id and ask.stage in (AskStage.OPEN, AskStage.ACCEPTED)
-        for ask in request.asks.values()
+        ask.hold_id == hold.hold_id and ask.stage in (AskStage.OPEN, AskStage.ACCEPTED) for ask in request.asks.values()
     )
 
 
@@ -146,7 +145,11 @@ def next_candidate(request: Request) -> Candidate | None:
     busy = {hold.unit_id for hold in request.holds_in(HoldStage.REQUESTED, HoldStage.HELD)}
     refused = request.refused_countries()
     for candidate in request.shortlist.candidates:
-        if candidate.unit_id not in busy and candidate.unit_id not in request.tried and candidate.country not in refused:
+        if (
+            candidate.unit_id not in busy
+            and candidate.unit_id not in request.tried
+            and candidate.country not in refused
+        ):
             return candidate
     return None
 
@@ -182,9 +185,7 @@ def next_step(request: Request, context: Context) -> NextStepSet:
     origin, host = origin_country(request), host_country(request) or ""
     soon = context.now + timedelta(minutes=clocks.step_minutes)
 
-    def is_next(
-        owner: Role, country: str, *steps: Step, deadline: datetime | None = soon
-    ) -> NextStepSet:
+    def is_next(owner: Role, country: str, *steps: Step, deadline: datetime | None = soon) -> NextStepSet:
         return NextStepSet(
             request_id=request_id_of(request),
             stage=request.stage,
@@ -225,9 +226,7 @@ def next_step(request: Request, context: Context) -> NextStepSet:
             grace = timedelta(minutes=context.facts.reference.clocks.arrival_grace_minutes)
             return is_next(Role.SHELTER, host, Step.RECORD_ARRIVAL, deadline=request.journey.arrival_due + grace)
         case Stage.ASTRAY:
-            return is_next(
-                Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL, Step.END_PLACEMENT
-            )
+            return is_next(Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL, Step.END_PLACEMENT)
         case Stage.ARRIVED:
             review = context.now + timedelta(days=context.facts.reference.clocks.stay_review_days)
             return is_next(Role.SHELTER, host, Step.END_PLACEMENT, deadline=review)

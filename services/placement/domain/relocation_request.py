@@ -127,7 +127,9 @@ def _decide_command(request: Request, command: Any, context: Context) -> Sequenc
     try:
         if isinstance(command, OpenRelocationRequest):
             return _open(request, command, context)
-        if request.opened is None:
+        # One refused at the door was never opened, but it brought a sealed callback that can be erased.
+        erasable = isinstance(command, EraseHousehold) and request.stage is not Stage.RECEIVED
+        if request.opened is None and not erasable:
             raise RefusedCommand(Refusal.UNKNOWN_REQUEST)
         return _decide_known(request, command, context) or [
             CommandHadNoEffect(request_id=command.request_id, command_id=context.cause_id, command=name)
@@ -209,6 +211,8 @@ def _opening_refusal(opened: RelocationRequestOpened, reference: Reference) -> O
         return OpeningRefusal.UNKNOWN_COUNTRY
     if opened.household.beds == 0:
         return OpeningRefusal.EMPTY_HOUSEHOLD
+    if any(zone.code not in reference.countries and zone.code not in reference.regions for zone in opened.danger_zones):
+        return OpeningRefusal.UNKNOWN_ZONE
     safe = reference.countries.keys() - {opened.danger_country} - excluded_codes(opened, reference)
     return None if safe else OpeningRefusal.NO_COUNTRY_LEFT
 
@@ -275,9 +279,7 @@ def _answer(request: Request, command: AnswerAsk, context: Context) -> Sequence[
         # A shelter may take its yes back until a focal point has signed for it.
         return [AskDeclined(request_id=command.request_id, ask_id=ask.ask_id, reason=command.decline)]
     return [
-        LateAnswerRecorded(
-            request_id=command.request_id, ask_id=ask.ask_id, accepted=accepts, decline=command.decline
-        )
+        LateAnswerRecorded(request_id=command.request_id, ask_id=ask.ask_id, accepted=accepts, decline=command.decline)
     ]
 
 
@@ -311,11 +313,7 @@ def _propose(request: Request, command: ProposePlacement, context: Context) -> S
         rank=rank,
         override=command.override,
     )
-    return [
-        PlacementProposed(
-            request_id=command.request_id, proposal=proposal, proposal_hash=proposal_hash(proposal)
-        )
-    ]
+    return [PlacementProposed(request_id=command.request_id, proposal=proposal, proposal_hash=proposal_hash(proposal))]
 
 
 def _is_same_signer(request: Request, context: Context) -> bool:
@@ -389,9 +387,7 @@ def _depart(request: Request, command: RecordDeparture, context: Context) -> Seq
     if request.stage is not Stage.CONFIRMED or request.confirmed is None or request.journey is None:
         raise RefusedCommand(Refusal.WRONG_STAGE)
     if not request.has_consent(ConsentScope.TRANSPORT, request.confirmed.host_country):
-        raise RefusedCommand(
-            Refusal.GUARDIAN_MUST_CONSENT if request.is_minor() else Refusal.NO_TRANSPORT_CONSENT
-        )
+        raise RefusedCommand(Refusal.GUARDIAN_MUST_CONSENT if request.is_minor() else Refusal.NO_TRANSPORT_CONSENT)
     return [DepartureRecorded(request_id=command.request_id)]
 
 
@@ -522,8 +518,13 @@ def _confirm(request: Request, hold_id: str) -> Sequence[PlacementContract]:
 def _pass_time(request: Request, context: Context) -> Sequence[PlacementContract]:
     assert request.opened is not None
     request_id = request.opened.request_id
-    if expired := [ask for ask in request.open_asks() if ask.deadline <= context.now]:
-        return [AskExpired(request_id=request_id, ask_id=ask.ask_id) for ask in expired]
+    expired = [
+        AskExpired(request_id=request_id, ask_id=ask.ask_id)
+        for ask in request.open_asks()
+        if ask.deadline <= context.now
+    ]
+    if expired and request.stage is Stage.ASKED:
+        return expired  # the step was to answer them: what is next, and by when, follows
     step = request.next_step
     missed = step is not None and step.deadline is not None and step.deadline <= context.now
     if request.stage is Stage.UNMET_NEED:
@@ -533,12 +534,14 @@ def _pass_time(request: Request, context: Context) -> Sequence[PlacementContract
         if drawn.candidates:
             return [drawn]
     if not missed or step is None:
-        return ()
+        return expired
     if request.stage is Stage.DEPARTED and not request.overdue:
-        return [ArrivalOverdue(request_id=request_id)]
+        return [*expired, ArrivalOverdue(request_id=request_id)]
     clocks = context.facts.reference.clocks
-    pace = timedelta(minutes=clocks.of(request.opened.urgency).step_minutes) * 2**request.missed
+    # Bounded before it is multiplied: after a month unattended the doubled pace would not fit a timedelta any more.
+    pace = timedelta(minutes=clocks.of(request.opened.urgency).step_minutes) * 2 ** min(request.missed, 16)
     return [
+        *expired,
         DeadlineMissed(
             request_id=request_id,
             step=step.steps[0],

@@ -262,7 +262,8 @@ def evolve(request: Request, event: Event) -> Request:
             return _restaged(
                 replace(
                     request,
-                    stage=Stage.SHORTLISTED,
+                    # A request that is over stays over: its last proposal lapses with it.
+                    stage=request.stage if request.over else Stage.SHORTLISTED,
                     proposal=None,
                     proposal_hash="",
                     proposer=None,
@@ -279,7 +280,8 @@ def evolve(request: Request, event: Event) -> Request:
             firm = replace(request.holds[confirmed.hold_id], stage=HoldStage.FIRM)
             return replace(_with_hold(request, firm), stage=Stage.CONFIRMED, confirmed=confirmed)
         case JourneyPlanned() as journey:
-            return replace(request, journey=journey)
+            # A new plan is a new deadline: what was said about the old one is said again.
+            return replace(request, journey=journey, next_step=None)
         case DepartureRecorded():
             return replace(request, stage=Stage.DEPARTED)
         case ArrivalOverdue():

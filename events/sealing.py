@@ -1,0 +1,471 @@
+"""Personal fields, sealed under one household's own key, so that destroying that key forgets the household everywhere.
+
+Every copy of an event (log, topic, replica, backup) carries only ciphertext. The data keys live here, in a database of
+their own that no log and no backup of a log contains; each is wrapped by a key-encryption key that lives in a file
+outside both. Sealed text stays personal data for as long as its key exists (GDPR recital 26, art. 17).
+
+What "destroyed" means, per database:
+
+* SQLite: the wrapped key's bytes are overwritten in the file before `destroy` returns, and its rollback journal is gone.
+* PostgreSQL: the row no longer has it, but dead tuples and the write-ahead log do until they are reused.
+
+What a worn flash cell, an unlinked journal or PostgreSQL still remembers is a key wrapped by the key-encryption key of
+that time. `rotate_key_file`, a restart, `rewrap`, and then deleting the old line of the key file makes that useless too.
+"""
+
+import base64
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from events.vocabulary import Sealed, SealedField
+
+ALGORITHM = "aes-256-gcm.pad64.v1"
+"""AES-256-GCM (NIST SP 800-38D), 96-bit random nonce, UTF-8 text padded as in ISO/IEC 7816-4 to a multiple of 64 bytes."""
+
+MAX_CHARACTERS = 4_000
+BLOCK = 64
+"""Bytes. Up to 63 bytes of text look alike: a phone number and a short address cannot be told apart by length."""
+
+_KEY_BYTES = 32
+_DIGESTS = "haven.digests"
+"""Subject of the one data key that is no household's."""
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
+_MAX_KEY_FILE_BYTES = 65_536
+_KEY_FILE_HEADER = "haven-key-file 1"
+_GENERATION = re.compile(r"([0-9a-f]{8}) ([A-Za-z0-9+/]{43}=)")
+
+RandomBytes = Callable[[int], bytes]
+"""A source of unpredictable bytes; only a simulation passes anything but `os.urandom`."""
+
+
+class SealingError(Exception):
+    """Root of what sealing refuses. Messages carry ids, never text, key or ciphertext.
+
+    SealingError
+     +-- KeyFileRefused    the key file is missing a promise it must keep; the node must not start
+     +-- KeyFileMismatch   the key file and the key database do not belong together; the node must not start
+     +-- KeyDestroyed      the household was erased: nothing may be sealed for it again
+     +-- TextRefused       the text is too long or is not text
+     +-- SealBroken        ciphertext was altered or moved: an alarm, never routine
+    """
+
+
+class KeyFileRefused(SealingError):
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        self.path = path
+        super().__init__(f"key file {path} {problem}; {remedy}")
+
+
+class KeyFileMismatch(SealingError):
+    def __init__(self, key_id: str, generation: str) -> None:
+        self.key_id = key_id
+        self.generation = generation
+        super().__init__(
+            f"data key {key_id} does not open with generation {generation} of the key file; "
+            "put back the key file that belongs to this key database before starting again"
+        )
+
+
+class KeyDestroyed(SealingError):
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"the key of {subject} was destroyed; nothing can be sealed for it: open a new request")
+
+
+class TextRefused(SealingError):
+    def __init__(self, context: "SealContext") -> None:
+        self.context = context
+        super().__init__(
+            f"{context.field} of event {context.event_id} is longer than {MAX_CHARACTERS} characters or is not "
+            "Unicode text; shorten it or type it again"
+        )
+
+
+class SealBroken(SealingError):
+    def __init__(self, key_id: str, context: "SealContext") -> None:
+        self.key_id = key_id
+        self.context = context
+        super().__init__(
+            f"{context.field} of event {context.event_id} in {context.stream} does not open with its key {key_id}: "
+            "it was altered or moved; keep the log as it is and report a security incident"
+        )
+
+
+class UnreadableReason(StrEnum):
+    KEY_DESTROYED = "key_destroyed"
+    KEY_UNKNOWN = "key_unknown"
+    UNKNOWN_ALGORITHM = "unknown_algorithm"
+
+
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """What `unseal` gives for text that cannot be read: a normal answer, since forgetting has to work."""
+
+    reason: UnreadableReason
+    key_id: str
+
+
+class SealContext(msgspec.Struct, frozen=True, kw_only=True):
+    """The one place a sealed field may stand. Sealed text opens nowhere else.
+
+    `type` is the event's versioned wire name, so the contract version is bound too.
+    """
+
+    stream: str
+    type: str
+    event_id: str
+    field: SealedField
+
+
+@dataclass(frozen=True)
+class KeyEncryptionKeys:
+    """Generations of the key-encryption key, 32 bytes each, by id; the first is current and wraps every new key."""
+
+    generations: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def current(self) -> str:
+        return next(iter(self.generations))
+
+
+def load_or_create_key_file(path: Path, random_bytes: RandomBytes = os.urandom) -> KeyEncryptionKeys:
+    """Reads the key file, creating it with one generation if there is none. Raises KeyFileRefused.
+
+    Two processes that start at once get the same key. The file is one header line, then one `id base64` line per
+    generation, current first; mode 0600.
+    """
+    if not path.exists():
+        _write_key_file(path, [_new_generation(random_bytes)], replace=False)
+    return _read_key_file(path)
+
+
+def rotate_key_file(path: Path, random_bytes: RandomBytes = os.urandom) -> KeyEncryptionKeys:
+    """Puts a fresh generation first and keeps the others. Raises KeyFileRefused. One operator at a time.
+
+    Then restart the node and `KeyStore.rewrap`; only after that may an old line be deleted from the file.
+    """
+    older = _read_key_file(path).generations.items()
+    _write_key_file(path, [_new_generation(random_bytes), *older], replace=True)
+    return _read_key_file(path)
+
+
+def _new_generation(random_bytes: RandomBytes) -> tuple[str, bytes]:
+    return random_bytes(4).hex(), random_bytes(_KEY_BYTES)
+
+
+def _read_key_file(path: Path) -> KeyEncryptionKeys:
+    with path.open("rb") as file:
+        # The opened file is judged, not the name: the name can point elsewhere a moment later.
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise KeyFileRefused(path, "is not a regular file", "name the file itself")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise KeyFileRefused(
+                path, "can be read or changed by others", "set its mode to 0600 and rotate it: others may have read it"
+            )
+        content = file.read(_MAX_KEY_FILE_BYTES)
+    header, *lines = content.decode("ascii", "replace").splitlines() or [""]
+    parsed = [_GENERATION.fullmatch(line) for line in lines]
+    generations = {match[1]: base64.b64decode(match[2]) for match in parsed if match}
+    if header != _KEY_FILE_HEADER or not generations or len(generations) != len(lines):
+        raise KeyFileRefused(
+            path,
+            f"is not '{_KEY_FILE_HEADER}' followed by lines of a generation id and {_KEY_BYTES} bytes in base64",
+            "restore it from its own backup; a new one cannot open what is sealed",
+        )
+    return KeyEncryptionKeys(generations)
+
+
+def _write_key_file(path: Path, generations: list[tuple[str, bytes]], *, replace: bool) -> None:
+    """Whole or not at all. A crash leaves at most a hidden file of mode 0600 with a key that nothing was wrapped with."""
+    lines = [_KEY_FILE_HEADER, *(f"{name} {base64.b64encode(key).decode()}" for name, key in generations)]
+    unfinished = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            unfinished.replace(path)
+        else:
+            # A rename would overwrite the key of a process that started at the same moment and is wrapping with it.
+            with suppress(FileExistsError):
+                path.hardlink_to(unfinished)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    # Without it, a power cut could take the name away after the first household was sealed.
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+metadata = sa.MetaData()
+
+data_keys = sa.Table(
+    "data_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("wrapped_by", sa.Text),
+    sa.Column("wrapped", sa.LargeBinary),
+    sa.Column("created_at", sa.Text, nullable=False),
+    sa.Column("destroyed_at", sa.Text),
+    sa.UniqueConstraint("subject", name="one_key_per_subject"),
+    sa.CheckConstraint(
+        "(destroyed_at IS NULL) = (wrapped IS NOT NULL) AND (wrapped IS NULL) = (wrapped_by IS NULL)",
+        name="destroyed_means_no_key_material",
+    ),
+)
+
+_KeyRow = sa.Row[Any, Any, Any, Any]
+_KEYS = sa.select(data_keys.c.key_id, data_keys.c.subject, data_keys.c.wrapped_by, data_keys.c.wrapped)
+_BY_SUBJECT = _KEYS.where(data_keys.c.subject == sa.bindparam("subject"))
+_BY_KEY = _KEYS.where(data_keys.c.key_id == sa.bindparam("key_id"))
+_OLDER_WRAPPINGS = _KEYS.where(data_keys.c.wrapped_by != sa.bindparam("current")).order_by(data_keys.c.key_id)
+_ONE_OF_EACH_GENERATION = _KEYS.where(
+    data_keys.c.key_id.in_(
+        sa.select(sa.func.min(data_keys.c.key_id))
+        .where(data_keys.c.wrapped.is_not(None))
+        .group_by(data_keys.c.wrapped_by)
+    )
+)
+_CREATE = sa.text(
+    "INSERT INTO data_keys (key_id, subject, wrapped_by, wrapped, created_at) "
+    "VALUES (:key_id, :subject, :wrapped_by, :wrapped, :now) ON CONFLICT (subject) DO NOTHING"
+)
+_DESTROY = sa.text(
+    "UPDATE data_keys SET wrapped = NULL, wrapped_by = NULL, destroyed_at = :now "
+    "WHERE subject = :subject AND destroyed_at IS NULL"
+)
+_REFUSE_FOR_EVER = sa.text(
+    "INSERT INTO data_keys (key_id, subject, created_at, destroyed_at) "
+    "VALUES (:key_id, :subject, :now, :now) ON CONFLICT (subject) DO NOTHING"
+)
+_REWRAP = sa.text(
+    "UPDATE data_keys SET wrapped = :wrapped, wrapped_by = :wrapped_by "
+    "WHERE key_id = :key_id AND wrapped = :wrapped_before"
+)
+
+
+class KeyStore:
+    """The data key of every household, in a database of their own. Safe for use from many threads.
+
+    Unwrapped keys are never kept: a cache would go on reading for a household whose key another process destroyed.
+    Whatever has to open a key raises KeyFileMismatch when the key file is not the one it was wrapped with.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        key_encryption_keys: KeyEncryptionKeys,
+        random_bytes: RandomBytes = os.urandom,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._engine = engine
+        self._keks = key_encryption_keys
+        self._random_bytes = random_bytes
+        self._clock = clock
+
+    def create_schema(self) -> None:
+        """Creates what is missing; needs the owner's rights on PostgreSQL."""
+        metadata.create_all(self._engine)
+
+    def verify_key_file(self) -> None:
+        """Opens one data key of every generation in use; call it before serving. Raises KeyFileMismatch.
+
+        Otherwise a node whose key file was lost would make a new one and seal under it, beside keys it cannot open.
+        """
+        with self._engine.connect() as connection:
+            rows = connection.execute(_ONE_OF_EACH_GENERATION).all()
+        for row in rows:
+            self._unwrap(row)
+
+    def create(self, subject: str) -> str:
+        """The id of the subject's key, made now if there is none. Raises KeyDestroyed."""
+        return str(self._key_of(subject).key_id)
+
+    def seal(self, subject: str, text: str, context: SealContext) -> Sealed:
+        """Seals `text` under the subject's key, made now if there is none. Raises TextRefused or KeyDestroyed."""
+        padded = _pad(text, context)
+        row = self._key_of(subject)
+        nonce = self._random_bytes(_NONCE_BYTES)
+        bound = _context_bytes(row.key_id, context)
+        box = nonce + AESGCM(self._unwrap(row)).encrypt(nonce, padded, bound)
+        return Sealed(algorithm=ALGORITHM, key_id=row.key_id, box=_to_base64url(box))
+
+    def unseal(self, sealed: Sealed, context: SealContext) -> str | Unreadable:
+        """The text, or why it is not readable any more (or not by this release). Raises SealBroken.
+
+        Altered, truncated and moved ciphertext are one and the same failure to AES-GCM; nothing tells them apart.
+        """
+        if sealed.algorithm != ALGORITHM:
+            return Unreadable(reason=UnreadableReason.UNKNOWN_ALGORITHM, key_id=sealed.key_id)
+        row = self._find(_BY_KEY, key_id=sealed.key_id)
+        if row is None:
+            return Unreadable(reason=UnreadableReason.KEY_UNKNOWN, key_id=sealed.key_id)
+        if row.wrapped is None:
+            return Unreadable(reason=UnreadableReason.KEY_DESTROYED, key_id=sealed.key_id)
+        box = _from_base64url(sealed.box)
+        if box is None or len(box) < _NONCE_BYTES + BLOCK + _TAG_BYTES:
+            raise SealBroken(sealed.key_id, context)
+        bound = _context_bytes(sealed.key_id, context)
+        try:
+            padded = AESGCM(self._unwrap(row)).decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], bound)
+        except InvalidTag:
+            raise SealBroken(sealed.key_id, context) from None
+        return padded.rstrip(b"\0")[:-1].decode()
+
+    def destroy(self, subject: str) -> bool:
+        """Destroys the subject's key for ever, on disk when it returns. True if there was a key, False if not any more.
+
+        A subject that has no key yet is refused one from now on: a sealing may be under way that comes second.
+        """
+        now = self._now()
+        with self._engine.begin() as connection:
+            # First in the transaction, so that a key made meanwhile is either seen by the update or never made.
+            connection.execute(_REFUSE_FOR_EVER, {"key_id": self._new_key_id(), "subject": subject, "now": now})
+            return connection.execute(_DESTROY, {"subject": subject, "now": now}).rowcount == 1
+
+    def rewrap(self) -> int:
+        """Wraps every data key under the current generation and returns how many it changed; safe to repeat and to
+        interrupt. Raises KeyFileMismatch if the key file lacks a generation that is still in use."""
+        current = self._keks.current
+        with self._engine.connect() as connection:
+            rows = connection.execute(_OLDER_WRAPPINGS, {"current": current}).all()
+        rewrapped = 0
+        for row in rows:
+            wrapped = self._wrap(self._unwrap(row), row.key_id, row.subject)
+            with self._engine.begin() as connection:
+                # Compare and swap: a key destroyed since it was read stays destroyed.
+                changes = {"key_id": row.key_id, "wrapped": wrapped, "wrapped_by": current}
+                rewrapped += connection.execute(_REWRAP, {**changes, "wrapped_before": row.wrapped}).rowcount
+        return rewrapped
+
+    def digest_key(self, label: str) -> bytes:
+        """32 bytes for keyed fingerprints and opaque ids, one independent key per label (HKDF-SHA256, RFC 5869).
+
+        Derived from a data key of its own, which a rotation re-wraps and leaves as it is: a key that changed would let a
+        repeated intent pass for a new one.
+        """
+        info = _unambiguous("haven.digest.v1", label)
+        secret = self._unwrap(self._key_of(_DIGESTS))
+        return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(secret)
+
+    def _key_of(self, subject: str) -> _KeyRow:
+        row = self._find(_BY_SUBJECT, subject=subject)
+        if row is None:
+            key_id = self._new_key_id()
+            wrapped = self._wrap(self._random_bytes(_KEY_BYTES), key_id, subject)
+            new = {"key_id": key_id, "subject": subject, "wrapped_by": self._keks.current, "wrapped": wrapped}
+            with self._engine.begin() as connection:
+                connection.execute(_CREATE, {**new, "now": self._now()})
+            # Read back: of two threads that got here together, the unique constraint kept one key for both.
+            row = self._find(_BY_SUBJECT, subject=subject)
+        if row is None or row.wrapped is None:
+            raise KeyDestroyed(subject)
+        return row
+
+    def _find(self, query: sa.Select[Any, Any, Any, Any], **ids: str) -> _KeyRow | None:
+        with self._engine.connect() as connection:
+            return connection.execute(query, ids).one_or_none()
+
+    def _new_key_id(self) -> str:
+        return f"key-{self._random_bytes(16).hex()}"
+
+    def _now(self) -> str:
+        return self._clock().astimezone(UTC).isoformat(timespec="seconds")
+
+    def _wrap(self, data_key: bytes, key_id: str, subject: str) -> bytes:
+        generation = self._keks.current
+        nonce = self._random_bytes(_NONCE_BYTES)
+        bound = _unambiguous("haven.wrap.v1", generation, key_id, subject)
+        return nonce + AESGCM(self._keks.generations[generation]).encrypt(nonce, data_key, bound)
+
+    def _unwrap(self, row: _KeyRow) -> bytes:
+        kek = self._keks.generations.get(row.wrapped_by)
+        if kek is None:
+            raise KeyFileMismatch(row.key_id, row.wrapped_by)
+        wrapped = bytes(row.wrapped)
+        # The subject is bound: whoever can write the key database cannot hand one household another's key.
+        bound = _unambiguous("haven.wrap.v1", row.wrapped_by, row.key_id, row.subject)
+        try:
+            return AESGCM(kek).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], bound)
+        except InvalidTag:
+            raise KeyFileMismatch(row.key_id, row.wrapped_by) from None
+
+
+def key_store_engine(url: str) -> sa.Engine:
+    """An engine for a KeyStore on `sqlite:///path/keys.db`, `sqlite://` (in memory, one thread) or PostgreSQL."""
+    # hide_parameters: SQLAlchemy would print wrapped keys in its errors and logs.
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, hide_parameters=True)
+    if parsed.database not in (None, "", ":memory:"):
+        Path(parsed.database).touch(mode=0o600)
+        engine = sa.create_engine(parsed, hide_parameters=True, connect_args={"timeout": 30})
+    else:
+        engine = sa.create_engine(parsed, hide_parameters=True, poolclass=sa.StaticPool)
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection, _record):  # type: ignore[no-untyped-def]
+        # No write-ahead log: it would keep a destroyed key until some later checkpoint.
+        connection.execute("PRAGMA journal_mode=DELETE")
+        # Freed bytes are zeroed. Rows must never be deleted all the same: merging two half-empty pages leaves copies of
+        # neighbours that this does not reach. A tombstone keeps its place, and its page too full to be merged.
+        connection.execute("PRAGMA secure_delete=ON")
+        # EXTRA also syncs the directory after the journal is unlinked; otherwise a power cut can bring the journal back
+        # and roll back a destruction that was already confirmed.
+        connection.execute("PRAGMA synchronous=EXTRA")
+
+    return engine
+
+
+def _unambiguous(*parts: str) -> bytes:
+    """Length-prefixed, so no two different lists of parts give the same bytes."""
+    encoded = [part.encode() for part in parts]
+    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+
+
+def _context_bytes(key_id: str, context: SealContext) -> bytes:
+    return _unambiguous("haven.seal", ALGORITHM, key_id, context.stream, context.type, context.event_id, context.field)
+
+
+def _pad(text: str, context: SealContext) -> bytes:
+    try:
+        encoded = text.encode() if len(text) <= MAX_CHARACTERS else None
+    except UnicodeEncodeError:
+        encoded = None
+    if encoded is None:
+        # Raised out here: an exception chained to the codec's own would carry the text with it.
+        raise TextRefused(context)
+    return encoded + b"\x80" + bytes(-(len(encoded) + 1) % BLOCK)
+
+
+def _to_base64url(box: bytes) -> str:
+    return base64.urlsafe_b64encode(box).decode().rstrip("=")
+
+
+def _from_base64url(text: str) -> bytes | None:
+    try:
+        box = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
+        return None
+    # The decoder skips foreign characters and spare bits; only the one spelling `seal` wrote counts as unaltered.
+    return box if _to_base64url(box) == text else None

@@ -1,0 +1,157 @@
+"""The gateway's application: every route with its rule, every error with its problem, every answer with its headers."""
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+from flask import Blueprint, Flask, Response
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException
+
+from events.sealing import KeyDestroyed
+from services.gateway import audit_routes, capacity_routes, problems, request_routes, stream
+from services.gateway.openapi import document
+from services.gateway.routing import PREFIX, Gateway, answer, blueprint
+from services.gateway.tokens import InsufficientScope, KeysUnavailable, TokenError
+
+logger = logging.getLogger(__name__)
+
+RULES = (*request_routes.RULES, *capacity_routes.RULES, *audit_routes.RULES, *stream.RULES)
+"""Every route of the API."""
+
+OPEN_TO_ALL = frozenset({"health.alive", "health.is_ready", "health.openapi"})
+"""Endpoints that need no token: none of them tells anything about anybody."""
+
+Readiness = Callable[[], dict[str, str]]
+"""Why the node is not ready, by name; empty when it is."""
+
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "geolocation=(), camera=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(gateway: Gateway, issuer: str, ready: Readiness, *others: Blueprint) -> Flask:
+    """The WSGI application. `others` are further blueprints (the embedded sign-in)."""
+    app = Flask(__name__, static_folder=None)
+    app.url_map.strict_slashes = True
+    app.register_blueprint(blueprint(gateway, RULES))
+    app.register_blueprint(_health(issuer, ready))
+    for other in others:
+        app.register_blueprint(other)
+    app.register_error_handler(problems.Problem, lambda problem: problem.response())
+    app.register_error_handler(TokenError, _token_problem)
+    app.register_error_handler(HTTPException, _http_problem)
+    app.register_error_handler(KeyDestroyed, _erased)
+    app.register_error_handler(DBAPIError, _unavailable)
+    app.register_error_handler(Exception, _unexpected)
+    app.after_request(_with_security_headers)
+    return app
+
+
+def _health(issuer: str, ready: Readiness) -> Blueprint:
+    health = Blueprint("health", __name__)
+    described = msgspec.json.encode(document(RULES, issuer))
+
+    @health.get("/healthz")
+    def alive() -> Response:
+        return answer({"status": "alive"})
+
+    @health.get("/readyz")
+    def is_ready() -> Response:
+        reasons = ready()
+        return answer(
+            {"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}, 503 if reasons else 200
+        )
+
+    @health.get(f"{PREFIX}/openapi.json")
+    def openapi() -> Response:
+        return Response(described, content_type="application/json")
+
+    return health
+
+
+def _token_problem(error: TokenError) -> Response:
+    if isinstance(error, KeysUnavailable):
+        return problems.Problem(
+            503,
+            "sign-in-unavailable",
+            "Sign-in cannot be checked right now.",
+            next_action="Try again; if it is urgent, phone the focal point.",
+            headers={"Retry-After": "5"},
+        ).response()
+    headers = {"WWW-Authenticate": error.www_authenticate} if error.www_authenticate else {}
+    if isinstance(error, InsufficientScope):
+        return problems.Problem(
+            403,
+            "insufficient-scope",
+            "The token does not allow this.",
+            next_action="Ask for a token with the scope.",
+            headers=headers,
+        ).response()
+    return problems.Problem(
+        401,
+        "not-signed-in",
+        "Nobody is signed in.",
+        next_action="Get an access token and send it again.",
+        headers=headers,
+    ).response()
+
+
+def _http_problem(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status == 404:
+        return problems.not_found().response()
+    titles = {405: "This path does not take that method.", 413: "The body is too large."}
+    headers = {"Allow": ", ".join(sorted(error.valid_methods))} if getattr(error, "valid_methods", None) else {}
+    return problems.Problem(
+        status,
+        f"http-{status}",
+        titles.get(status, "The request cannot be served."),
+        next_action="See /api/v1/openapi.json for what can be asked.",
+        headers=headers,
+    ).response()
+
+
+def _erased(_error: KeyDestroyed) -> Response:
+    return problems.Problem(
+        410, "erased", "This household was erased.", next_action="Nothing can be read any more, by anybody."
+    ).response()
+
+
+def _unavailable(error: DBAPIError) -> Response:
+    logger.error("database unavailable error=%s", type(error.orig).__name__)
+    return problems.Problem(
+        503,
+        "not-recorded",
+        "Haven cannot write this down right now, so it was not accepted.",
+        next_action="Repeat it with the same Idempotency-Key; if it is urgent, phone the focal point.",
+        headers={"Retry-After": "2"},
+    ).response()
+
+
+def _unexpected(error: Exception) -> Response:
+    # The type and the place only: a message might repeat what somebody typed.
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{place.tb_lineno}" if place else "?"
+    logger.error("unexpected error=%s at=%s", type(error).__name__, where)
+    return problems.Problem(
+        500,
+        "unexpected",
+        "Something went wrong on our side.",
+        next_action="Repeat it with the same Idempotency-Key; if it is urgent, phone the focal point.",
+    ).response()
+
+
+def _with_security_headers(response: Response) -> Response:
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.pop("Server", None)
+    return response

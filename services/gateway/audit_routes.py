@@ -1,0 +1,202 @@
+"""The routes of the trail, of disclosures and of erasure: what must be explained afterwards."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from flask import Response, request
+
+from events.envelope import Contract, UnreadableEvent, type_of
+from events.gateway import EraseHousehold, FieldDisclosed, RequestDisclosure
+from events.placement import DisclosureGranted
+from events.sealing import SealContext, Unreadable
+from events.vocabulary import ReadPurpose, Role, Sealed, SealedField, Verb
+from services.gateway import bodies, problems
+from services.gateway.principals import Scope
+from services.gateway.read_model import Json, TrailPosition, TrailQuery, trail_position
+from services.gateway.request_routes import known_request, page_size, read_cursor, stream_of, write_cursor
+from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
+
+DISCLOSURE_WAIT = 10.0
+"""Seconds a disclosure waits for placement to grant it; without the grant nothing is opened."""
+
+_FIELD_OF_COMMAND = {
+    SealedField.CALLBACK: "callback",
+    SealedField.RENDEZVOUS: "rendezvous",
+    SealedField.JOURNEY: "steps",
+}
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/disclosures",
+    Scope.REQUEST_DISCLOSURES,
+    (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.ESCORT),
+    "Open one sealed field for yourself, with a reason; written down before it is answered, gone in 15 minutes",
+    body=bodies.Disclosure,
+)
+def disclose(call: Call) -> Response:
+    request_id = call.path["request_id"]
+    known_request(call, request_id)
+    intent = call.intent()
+    disclosure_id = call.gateway.intake.intent_id(intent)
+
+    def commands(_event_id: Any) -> list[tuple[str, Contract]]:
+        wanted = RequestDisclosure(
+            request_id=request_id, disclosure_id=disclosure_id, **msgspec.structs.asdict(call.body)
+        )
+        return [(stream_of(request_id), wanted)]
+
+    accepted = call.gateway.intake.accept(intent, request_id, commands)
+    outcomes = call.outcome(accepted, DISCLOSURE_WAIT)
+    if outcomes is None:
+        raise problems.Problem(
+            503,
+            "not-decided-yet",
+            "Whether this may be opened is not decided yet.",
+            next_action="Send the same request with the same Idempotency-Key again.",
+            headers={"Retry-After": "2"},
+        )
+    raise_if_refused(outcomes[0])
+    return _open_sealed_field(call, msgspec.convert(outcomes[0], DisclosureGranted, strict=False))
+
+
+def _open_sealed_field(call: Call, granted: DisclosureGranted) -> Response:
+    gateway = call.gateway
+    if gateway.clock() >= granted.expires_at:
+        raise problems.Problem(
+            410,
+            "disclosure-expired",
+            "This disclosure has expired.",
+            next_action="Ask again, with a new Idempotency-Key and the reason that applies now.",
+        )
+    event = gateway.log.find(granted.sealed_in)
+    if event is None or isinstance(event, UnreadableEvent):
+        raise problems.not_found()
+    sealed: Sealed = getattr(event.data, _FIELD_OF_COMMAND[granted.field])
+    disclosed = FieldDisclosed(
+        request_id=granted.request_id,
+        disclosure_id=granted.disclosure_id,
+        field=granted.field,
+        reason=granted.reason,
+        recipient=granted.recipient,
+        expires_at=granted.expires_at,
+    )
+    # Durable before the text exists in memory: a crash here shows one disclosure too many, never one too few.
+    stream = f"consultation-{granted.request_id}"
+    gateway.log.append([gateway.own_event(call.principal, gateway.new_id(), stream, disclosed, granted.request_id)])
+    context = SealContext(stream=event.stream, type=type_of(event), event_id=event.id, field=granted.field)
+    text = gateway.keys.unseal(sealed, context)
+    if isinstance(text, Unreadable):
+        raise problems.Problem(
+            410, "erased", "This household was erased.", next_action="Nothing can be read any more, by anybody."
+        )
+    return answer(
+        {
+            "disclosure_id": granted.disclosure_id,
+            "field": granted.field,
+            "value": text,
+            "recipient": granted.recipient,
+            "expires_at": granted.expires_at,
+        }
+    )
+
+
+@rule(
+    "GET",
+    "/audit/events",
+    Scope.READ_AUDIT,
+    (Role.AUDITOR,),
+    "The whole trail of all services, in order: every step and every read",
+    query={
+        "case": "request id",
+        "actor": "person id",
+        "organisation": "organisation id",
+        "verb": " | ".join(Verb),
+        "since": "RFC 3339 instant, included",
+        "until": "RFC 3339 instant, excluded",
+        "limit": "1 to 100, default 50",
+        "cursor": "from the Link header of the page before",
+    },
+    headers={"Haven-Purpose": " | ".join(ReadPurpose)},
+)
+def read_trail(call: Call) -> Response:
+    purpose = _purpose()
+    query = TrailQuery(
+        case_id=call.query("case"),
+        person=call.query("actor"),
+        organisation=call.query("organisation"),
+        verb=_verb(call),
+        since=_instant(call, "since"),
+        until=_instant(call, "until"),
+    )
+    if query.since and query.until and query.until <= query.since:
+        raise problems.bad_field("until", "after since")
+    limit = page_size(call)
+    after: TrailPosition | None = read_cursor(call, tuple[str, int, str, int])
+    entries = call.gateway.read_model.trail(query, after, limit + 1)
+    page, more = entries[:limit], len(entries) > limit
+    call.gateway.note_read(call.principal, "trail", [query.case_id] if query.case_id else (), purpose)
+    headers = {}
+    if more:
+        headers["Link"] = f'<{_next_page(call, page[-1], limit)}>; rel="next"'
+    return answer({"events": page}, 200, **headers)
+
+
+def _next_page(call: Call, last: Json, limit: int) -> str:
+    names = ("case", "actor", "organisation", "verb", "since", "until")
+    kept = "".join(f"&{name}={value}" for name in names if (value := call.query(name)) is not None)
+    return f"{PREFIX}/audit/events?limit={limit}{kept}&cursor={write_cursor(list(trail_position(last)))}"
+
+
+def _purpose() -> ReadPurpose:
+    try:
+        return ReadPurpose(request.headers.get("Haven-Purpose", ""))
+    except ValueError:
+        raise problems.bad_field("Haven-Purpose", "one of " + ", ".join(ReadPurpose)) from None
+
+
+def _verb(call: Call) -> Verb | None:
+    sent = call.query("verb")
+    if sent is not None and sent not in list(Verb):
+        raise problems.bad_field("verb", "one of " + ", ".join(Verb))
+    return Verb(sent) if sent else None
+
+
+def _instant(call: Call, name: str) -> datetime | None:
+    sent = call.query(name)
+    if sent is None:
+        return None
+    try:
+        return msgspec.convert(sent, bodies.Instant, strict=False)
+    except msgspec.ValidationError:
+        raise problems.bad_field(name, "an RFC 3339 instant with its offset") from None
+
+
+@rule(
+    "POST",
+    "/erasures",
+    Scope.ORDER_ERASURES,
+    (Role.AUDITOR,),
+    "Destroy one household's key: what was sealed is unreadable everywhere, the trail stays",
+    body=bodies.Erasure,
+    waits=True,
+)
+def order_erasure(call: Call) -> Response:
+    request_id = call.body.request_id
+    if not call.gateway.log.read_stream(stream_of(request_id)):
+        raise problems.not_found()
+
+    def commands(_event_id: Any) -> list[tuple[str, Contract]]:
+        return [(stream_of(request_id), EraseHousehold(request_id=request_id))]
+
+    accepted = call.gateway.intake.accept(call.intent(), request_id, commands)
+    location = f"{PREFIX}/audit/events?case={request_id}"
+    outcomes = call.outcome(accepted) if call.wait else None
+    if outcomes is None:
+        return received(accepted, location, request_id=request_id)
+    raise_if_refused(outcomes[0])
+    return answer({"request_id": request_id, "status": "erased"}, Location=location)
+
+
+RULES = (disclose, read_trail, order_erasure)

@@ -1,0 +1,43 @@
+"""Destroying a household's key once placement has closed its request. A consumer of its own: a rebuild of the read model
+never runs it again."""
+
+import sqlalchemy as sa
+
+from events.envelope import Event, derived_id, system_actor
+from events.gateway import KeyDestroyed
+from events.log.inbox import Consumer
+from events.log.store import EventLog, Writing
+from events.placement import HouseholdErased
+from events.sealing import KeyStore
+from services.gateway.intake import idempotency
+
+
+class Eraser:
+    """Follows placement's log."""
+
+    def __init__(self, log: EventLog, keys: KeyStore) -> None:
+        self.log = log
+        self._keys = keys
+        self.consumer = Consumer("gateway.eraser", log, self.handle)
+
+    def handle(self, tx: Writing, event: Event) -> None:
+        """Destroys the key first and says so second: a crash in between destroys what is gone already, once more."""
+        if not isinstance(event.data, HouseholdErased):
+            return
+        request_id = event.data.request_id
+        self._keys.destroy(request_id)
+        tx.connection.execute(sa.delete(idempotency).where(idempotency.c.subject == request_id))
+        tx.append(
+            [
+                Event(
+                    id=derived_id(event.id, "key destroyed"),
+                    source=self.log.source,
+                    stream=event.stream,
+                    time=event.time,
+                    actor=system_actor("gateway"),
+                    correlation_id=request_id,
+                    causation_id=event.id,
+                    data=KeyDestroyed(request_id=request_id),
+                )
+            ]
+        )

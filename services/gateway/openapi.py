@@ -1,0 +1,136 @@
+"""The OpenAPI 3.1 document of the API, made from the rules themselves: it cannot say anything else than what is served."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from services.gateway.bodies import Body
+from services.gateway.principals import Scope
+from services.gateway.routing import PREFIX, Rule
+
+_PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457 problem. `type` is a stable name; `detail` says what to do next.",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "field": {"type": "string"},
+        "rule": {"type": "string"},
+        "stage": {"type": "string"},
+        "next_steps": {"type": "array", "items": {"type": "string"}},
+    },
+}
+
+
+def document(rules: Sequence[Rule], issuer: str) -> dict[str, Any]:
+    """The whole document; `issuer` is where tokens come from."""
+    bodies: list[type[Body]] = sorted({r.body for r in rules if r.body}, key=lambda body: body.__name__)
+    schemas, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    named = dict(zip(bodies, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for rule in rules:
+        paths.setdefault(PREFIX + rule.path, {})[rule.method.lower()] = _operation(rule, named)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Haven",
+            "version": "1.0.0",
+            "summary": "Finds a safe bed in another country for someone who is in danger where they are.",
+            "description": "No name is ever asked for. Every read is written down.",
+            "license": {"name": "EUPL-1.2", "identifier": "EUPL-1.2"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": {**components, "Problem": _PROBLEM},
+            "securitySchemes": {
+                "oauth": {
+                    "type": "oauth2",
+                    "description": "RFC 9068 access tokens",
+                    "flows": {
+                        "clientCredentials": {
+                            "tokenUrl": f"{issuer}/oauth/token",
+                            "scopes": {str(scope): scope.name.replace("_", " ").lower() for scope in Scope},
+                        }
+                    },
+                }
+            },
+        },
+    }
+
+
+def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "maxLength": 80}}
+        for name in re.findall(r"{(\w+)}", rule.path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "required": False, "description": what, "schema": {"type": "string"}}
+        for name, what in rule.query.items()
+    ]
+    parameters += [
+        {
+            "name": name,
+            "in": "header",
+            "required": name != "Last-Event-ID",
+            "description": what,
+            "schema": {"type": "string"},
+        }
+        for name, what in rule.headers.items()
+    ]
+    if rule.method == "POST":
+        parameters.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": True,
+                "description": "One per intent, as in draft-ietf-httpapi-idempotency-key-header-07",
+                "schema": {"type": "string", "minLength": 8, "maxLength": 200},
+            }
+        )
+    if rule.waits:
+        parameters.append(
+            {
+                "name": "Prefer",
+                "in": "header",
+                "required": False,
+                "description": "`wait=N`: answer with the outcome if it is there within N seconds (RFC 7240)",
+                "schema": {"type": "string"},
+            }
+        )
+    roles = ", ".join(rule.roles)
+    operation: dict[str, Any] = {
+        "operationId": rule.view.__name__,
+        "summary": rule.summary,
+        "description": f"Roles: {roles}.",
+        "security": [{"oauth": [str(rule.scope)]}],
+        "parameters": parameters,
+        "responses": {
+            **({"201": _json("The request as opened")} if rule.view.__name__ == "open_relocation_request" else {}),
+            "200": _stream() if rule.path == "/stream" else _json("As asked"),
+            **({"202": _json("Received and kept; not decided yet")} if rule.waits else {}),
+            "4XX": _problem("Refused; nothing was changed"),
+            "5XX": _problem("Not available now; repeat with the same Idempotency-Key"),
+        },
+    }
+    if rule.body:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": bodies[rule.body]}}}
+    return operation
+
+
+def _json(what: str) -> dict[str, Any]:
+    return {"description": what, "content": {"application/json": {"schema": {"type": "object"}}}}
+
+
+def _stream() -> dict[str, Any]:
+    return {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+def _problem(what: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": what, "content": {"application/problem+json": {"schema": schema}}}

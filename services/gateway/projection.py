@@ -1,0 +1,385 @@
+"""Events of all three services in, rows of the read model out. Reads no clock and decides nothing.
+
+Each row follows from one stream alone: a request's view from placement's events about it, a unit's from capacity's, a
+line of the trail from its event.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from events import capacity as c
+from events import gateway as g
+from events import placement as p
+from events.envelope import Event, type_of
+from events.log.inbox import Consumer
+from events.log.store import EventLog, Writing
+from events.vocabulary import AgeStatus, Freshness, Stage, Verb
+from services.gateway.read_model import SOURCE_ORDER, TABLES, Json, ReadModel, changes_metadata, metadata, moment_key
+
+CONSUMER = "gateway.read_model"
+
+_VERBS: dict[type, Verb] = {
+    g.OpenRelocationRequest: Verb.COLLECTION,
+    p.RelocationRequestOpened: Verb.COLLECTION,
+    g.RecordConsulted: Verb.CONSULTATION,
+    g.FieldDisclosed: Verb.DISCLOSURE,
+    p.DisclosureGranted: Verb.DISCLOSURE,
+    p.ShelterAsked: Verb.DISCLOSURE,
+    p.ShortlistDrawn: Verb.COMBINATION,
+    g.EraseHousehold: Verb.ERASURE,
+    p.HouseholdErased: Verb.ERASURE,
+    g.KeyDestroyed: Verb.ERASURE,
+}
+"""LED 2016/680 art. 25 verb of each kind of event; everything else alters. Asking a shelter tells it of a household."""
+
+_SEALED_NAMES = ("callback", "rendezvous", "steps")
+
+
+class Projection:
+    """The gateway's consumer that keeps the read model."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = log
+        self.consumer = Consumer(CONSUMER, log, self.handle)
+        log.create_schema(metadata, changes_metadata)
+
+    def handle(self, tx: Writing, event: Event) -> None:
+        """Writes what `event` says into every table that shows it."""
+        _write_trail(tx, event)
+        data = event.data
+        if isinstance(data, p.PlacementEvent):
+            self._project_request(tx, event, data)
+        elif isinstance(data, c.CapacityEvent):
+            self._project_unit(tx, event, data)
+
+    def rebuild(self, sources: Mapping[str, EventLog]) -> tuple[str, str]:
+        """Drops the read model and builds it again from the logs, in one transaction; returns the digests before and
+        after. They differ only if the read model had gone wrong."""
+        before = ReadModel(self.log.engine).digest()
+        with self.log.writing() as tx:
+            for table in TABLES:
+                tx.connection.execute(sa.delete(table))
+            for memory in ("inbox", "parked", "cursors"):
+                tx.connection.execute(sa.text(f"DELETE FROM {memory} WHERE consumer = :c"), {"c": CONSUMER})
+        for source, log in sources.items():
+            position = 0
+            while batch := log.read_all(after=position):
+                self.consumer.deliver_batch(batch)
+                position = batch[-1][0]
+            assert self.consumer.position(source) == position
+        return before, ReadModel(self.log.engine).digest()
+
+    def _project_request(self, tx: Writing, event: Event, data: p.PlacementEvent) -> None:
+        key = {"request_id": data.request_id}
+        stored = tx.connection.scalar(sa.text("SELECT view FROM requests WHERE request_id = :request_id"), key)
+        known: Json | None = msgspec.json.decode(stored) if stored else None
+        view = view_of_request(known, event)
+        if view is None:
+            return
+        tx.connection.execute(
+            sa.text(
+                "INSERT INTO requests (request_id, opened_at, revision, view) "
+                "VALUES (:request_id, :opened_at, :revision, :view) ON CONFLICT (request_id) "
+                "DO UPDATE SET revision = excluded.revision, view = excluded.view"
+            ),
+            {
+                **key,
+                "opened_at": view["opened_at"],
+                "revision": event.version,
+                "view": msgspec.json.encode(view).decode(),
+            },
+        )
+        if isinstance(data, p.ShelterAsked):
+            tx.connection.execute(
+                sa.text("INSERT INTO asks (ask_id, request_id, shelter_id) VALUES (:ask_id, :request_id, :shelter_id)"),
+                {**key, "ask_id": data.ask_id, "shelter_id": data.shelter_id},
+            )
+        before, now = parties_of(known), parties_of(view)
+        for party in sorted(before - now):
+            tx.connection.execute(
+                sa.text("DELETE FROM request_parties WHERE request_id = :request_id AND party = :party"),
+                {**key, "party": party},
+            )
+        for party in sorted(now - before):
+            tx.connection.execute(
+                sa.text("INSERT INTO request_parties (request_id, party) VALUES (:request_id, :party)"),
+                {**key, "party": party},
+            )
+        _announce(tx, "relocation_request", data.request_id, event.version)
+
+    def _project_unit(self, tx: Writing, event: Event, data: c.CapacityEvent) -> None:
+        key = {"unit_id": data.unit_id}
+        stored = tx.connection.scalar(sa.text("SELECT view FROM units WHERE unit_id = :unit_id"), key)
+        view = view_of_unit(msgspec.json.decode(stored) if stored else None, event)
+        if view is None:
+            return
+        tx.connection.execute(
+            sa.text(
+                "INSERT INTO units (unit_id, shelter_id, view) VALUES (:unit_id, :shelter_id, :view) "
+                "ON CONFLICT (unit_id) DO UPDATE SET view = excluded.view"
+            ),
+            {**key, "shelter_id": view["shelter_id"], "view": msgspec.json.encode(view).decode()},
+        )
+        _announce(tx, "unit", data.unit_id, event.version)
+
+
+def _announce(tx: Writing, kind: str, subject: str, revision: int) -> None:
+    tx.connection.execute(
+        sa.text("INSERT INTO changes (kind, subject, revision) VALUES (:kind, :subject, :revision)"),
+        {"kind": kind, "subject": subject, "revision": revision},
+    )
+
+
+def _write_trail(tx: Writing, event: Event) -> None:
+    detail = plain(event.data)
+    tx.connection.execute(
+        sa.text(
+            "INSERT INTO trail (moment, source_order, stream, version, event_id, source, type, verb, case_id, person, "
+            "role, organisation, country, correlation_id, causation_id, detail) VALUES (:moment, :source_order, "
+            ":stream, :version, :event_id, :source, :type, :verb, :case_id, :person, :role, :organisation, :country, "
+            ":correlation_id, :causation_id, :detail)"
+        ),
+        {
+            "moment": moment_key(event.time),
+            "source_order": SOURCE_ORDER[event.source],
+            "stream": event.stream,
+            "version": event.version,
+            "event_id": event.id,
+            "source": event.source,
+            "type": type_of(event),
+            "verb": _VERBS.get(type(event.data), Verb.ALTERATION),
+            "case_id": getattr(event.data, "request_id", None) or _only_subject(event.data),
+            "person": event.actor.person,
+            "role": event.actor.role,
+            "organisation": event.actor.organisation,
+            "country": event.actor.country,
+            "correlation_id": event.correlation_id,
+            "causation_id": event.causation_id,
+            "detail": msgspec.json.encode(detail).decode(),
+        },
+    )
+
+
+def _only_subject(data: object) -> str | None:
+    return data.subjects[0] if isinstance(data, g.RecordConsulted) and len(data.subjects) == 1 else None
+
+
+def plain(data: Any) -> Json:
+    """What an event says, without its type and without ciphertext: that something is sealed is said, what is not."""
+    said: Json = msgspec.to_builtins(data)
+    said.pop("type", None)
+    for name in _SEALED_NAMES:
+        if isinstance(said.get(name), dict):
+            said[name] = {"sealed": True}
+    return said
+
+
+def parties_of(view: Json | None) -> set[str]:
+    """Who may know of a request: the country and organisation it came from, whoever is being asked or chosen, and
+    whoever travels with it. A shelter or country that is no longer asked no longer sees it."""
+    if view is None:
+        return set()
+    minor = view["household"]["age_status"] == AgeStatus.PRESUMED_MINOR
+    standing = [ask for ask in view["asks"].values() if ask["state"] in ("open", "accepted")]
+    countries = {view["danger_country"], *(ask["country"] for ask in standing)}
+    parties = {f"referrer:{view['referrer_organisation']}"}
+    parties |= {f"coordinator:{country}" for country in countries}
+    parties |= {f"shelter:{ask['shelter_id']}" for ask in standing}
+    if minor:
+        parties |= {f"guardian:{country}" for country in countries}
+    if view["journey"] and view["stage"] in (Stage.CONFIRMED, Stage.DEPARTED, Stage.ASTRAY):
+        parties.add(f"escort:{view['journey']['escort']}")
+    return parties
+
+
+def view_of_request(view: Json | None, event: Event) -> Json | None:
+    """The view after `event`; None while there is nothing to show."""
+    data: Any = event.data
+    if isinstance(data, p.RelocationRequestOpened | p.RelocationRequestRefused):
+        return _opened(event)
+    if view is None:
+        return None
+    view = {**view, "revision": event.version, "changed_at": moment_key(event.time)}
+    if change := _CHANGES.get(type(data)):
+        change(view, data, event)
+    return view
+
+
+def _opened(event: Event) -> Json:
+    data: Any = event.data
+    moment = moment_key(event.time)
+    view: Json = {
+        "request_id": data.request_id,
+        "revision": event.version,
+        "opened_at": moment,
+        "changed_at": moment,
+        "referrer_organisation": event.actor.organisation,
+        "stage": Stage.OPENED,
+        "owner": "system",
+        "owner_country": "",
+        "next_steps": [],
+        "deadline": None,
+        "urgency": None,
+        "danger_country": event.actor.country,
+        "household": {"age_status": AgeStatus.ADULT},
+        "consents": {},
+        "shortlist": None,
+        "asks": {},
+        "proposal": None,
+        "signatures": [],
+        "host_country": None,
+        "journey": None,
+        "missed_deadlines": 0,
+        "refusal": None,
+    }
+    if isinstance(data, p.RelocationRequestRefused):
+        view.update(stage=Stage.REFUSED, refusal=data.reason)
+        return view
+    said = plain(data)
+    said.pop("sealed_callback")
+    consented = said.pop("consented_countries")
+    view.update(said, consents={f"placement/{country}/household": True for country in consented})
+    return view
+
+
+def _ask_made(view: Json, data: p.ShelterAsked, _event: Event) -> None:
+    view["asks"] = {
+        **view["asks"],
+        data.ask_id: {
+            "ask_id": data.ask_id,
+            "unit_id": data.unit_id,
+            "shelter_id": data.shelter_id,
+            "country": data.country,
+            "deadline": moment_key(data.deadline),
+            "state": "open",
+            "decline": None,
+            "condition": None,
+        },
+    }
+
+
+def _ask_now(state: str) -> Callable[[Json, Any, Event], None]:
+    def change(view: Json, data: Any, _event: Event) -> None:
+        answer = {
+            "state": state,
+            "decline": getattr(data, "reason", None),
+            "condition": getattr(data, "condition", None),
+        }
+        view["asks"] = {**view["asks"], data.ask_id: {**view["asks"][data.ask_id], **answer}}
+
+    return change
+
+
+def _proposed(view: Json, data: p.PlacementProposed, event: Event) -> None:
+    view["proposal"] = {**plain(data.proposal), "hash": data.proposal_hash}
+    view["host_country"] = data.proposal.host_country
+    _signed(view, "proposed", event)
+
+
+def _signed(view: Json, what: str, event: Event) -> None:
+    signature = {
+        "what": what,
+        "person": event.actor.person,
+        "organisation": event.actor.organisation,
+        "country": event.actor.country,
+        "at": moment_key(event.time),
+        "stands": True,
+    }
+    view["signatures"] = [*view["signatures"], signature]
+
+
+def _lapsed(view: Json, _data: p.ProposalLapsed, _event: Event) -> None:
+    view["proposal"] = view["host_country"] = view["journey"] = None
+    view["signatures"] = [{**signature, "stands": False} for signature in view["signatures"]]
+
+
+def _consent(given: bool) -> Callable[[Json, Any, Event], None]:
+    def change(view: Json, data: Any, _event: Event) -> None:
+        view["consents"] = {**view["consents"], f"{data.scope}/{data.country}/{data.by}": given}
+
+    return change
+
+
+def _next_step(view: Json, data: p.NextStepSet, _event: Event) -> None:
+    view.update(
+        stage=data.stage,
+        owner=data.owner,
+        owner_country=data.owner_country,
+        next_steps=list(data.steps),
+        deadline=moment_key(data.deadline) if data.deadline else None,
+        missed_deadlines=0,
+    )
+
+
+def _deadline_missed(view: Json, data: p.DeadlineMissed, _event: Event) -> None:
+    view.update(deadline=moment_key(data.next_deadline), missed_deadlines=data.times)
+
+
+def _shortlist(view: Json, data: p.ShortlistDrawn, event: Event) -> None:
+    view["shortlist"] = {**plain(data), "drawn_at": moment_key(event.time)}
+
+
+def _journey(view: Json, data: p.JourneyPlanned, _event: Event) -> None:
+    view["journey"] = {"escort": data.escort, "arrival_due": moment_key(data.arrival_due)}
+
+
+_CHANGES: Mapping[type, Callable[[Json, Any, Event], None]] = {
+    p.ShelterAsked: _ask_made,
+    p.AskAccepted: _ask_now("accepted"),
+    p.AskDeclined: _ask_now("declined"),
+    p.AskExpired: _ask_now("expired"),
+    p.AskClosed: _ask_now("closed"),
+    p.PlacementProposed: _proposed,
+    p.PlacementCountersigned: lambda view, _data, event: _signed(view, "countersigned", event),
+    p.ProposalLapsed: _lapsed,
+    p.ConsentRecorded: _consent(True),
+    p.ConsentWithdrawn: _consent(False),
+    p.ShortlistDrawn: _shortlist,
+    p.JourneyPlanned: _journey,
+    p.NextStepSet: _next_step,
+    p.DeadlineMissed: _deadline_missed,
+}
+
+
+def view_of_unit(view: Json | None, event: Event) -> Json | None:
+    """The unit's view after `event`; None while it is not registered."""
+    match event.data:
+        case c.UnitRegistered(profile=profile):
+            registered: Json = {
+                **msgspec.to_builtins(profile),
+                "freshness": Freshness.NOT_REPORTED,
+                "reported_at": None,
+                "reported_by": None,
+                "blocked_because": None,
+                "blocked_until": None,
+            }
+            return registered
+        case _ if view is None:
+            return None
+        case c.UnitStandingChanged() as standing:
+            counts = plain(standing)
+            return {**view, **counts}
+        case c.CapacityReported() as report:
+            return {
+                **view,
+                **_reported(event),
+                "blocked_because": report.blocked_because,
+                "blocked_until": moment_key(report.blocked_until) if report.blocked_until else None,
+            }
+        case c.CapacityConfirmed():
+            return {**view, **_reported(event)}
+        case c.FreshnessChanged(freshness=freshness):
+            return {**view, "freshness": freshness}
+        case _:
+            return None
+
+
+def _reported(event: Event) -> Json:
+    return {
+        "freshness": Freshness.FRESH,
+        "reported_at": moment_key(event.time),
+        "reported_by": event.actor.organisation,
+    }

@@ -1,0 +1,246 @@
+"""What the gateway shows: tables that only the projection writes and that can be dropped and rebuilt at any time.
+
+Every row follows from the events of one stream alone, so the order in which the three logs are read does not matter and
+a rebuild gives the same bytes (`digest`).
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+requests = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("opened_at", sa.Text, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("view", sa.Text, nullable=False),
+)
+
+request_parties = sa.Table(
+    "request_parties",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("party", sa.Text, primary_key=True, index=True),
+    comment="Who may know that the request exists: one row per role and organisation, country or person.",
+)
+
+asks = sa.Table(
+    "asks",
+    metadata,
+    sa.Column("ask_id", sa.Text, primary_key=True),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("shelter_id", sa.Text, nullable=False),
+)
+
+units = sa.Table(
+    "units",
+    metadata,
+    sa.Column("unit_id", sa.Text, primary_key=True),
+    sa.Column("shelter_id", sa.Text, nullable=False, index=True),
+    sa.Column("view", sa.Text, nullable=False),
+)
+
+trail = sa.Table(
+    "trail",
+    metadata,
+    sa.Column("moment", sa.Text, primary_key=True),
+    sa.Column("source_order", sa.Integer, primary_key=True),
+    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("verb", sa.Text, nullable=False),
+    sa.Column("case_id", sa.Text, index=True),
+    sa.Column("person", sa.Text, nullable=False, index=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("organisation", sa.Text, nullable=False),
+    sa.Column("country", sa.Text, nullable=False),
+    sa.Column("correlation_id", sa.Text, nullable=False),
+    sa.Column("causation_id", sa.Text, nullable=False, index=True),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+"""Every event of every service, sealed fields left out. Ordered by time, then cause before effect (gateway, placement,
+capacity), then place in the stream."""
+
+TABLES = (requests, request_parties, asks, units, trail)
+
+changes_metadata = sa.MetaData()
+changes = sa.Table(
+    "changes",
+    changes_metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sqlite_autoincrement=True,
+    comment="What moved, for the live stream only: ids, in the order this gateway saw them. Not part of the read model.",
+)
+
+Json = dict[str, Any]
+
+
+class TrailQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Filters of the audit trail; every one narrows."""
+
+    case_id: str | None = None
+    person: str | None = None
+    organisation: str | None = None
+    verb: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+TrailPosition = tuple[str, int, str, int]
+"""Sort key of a trail row: moment, source order, stream, version."""
+
+_TRAIL_KEY = (trail.c.moment, trail.c.source_order, trail.c.stream, trail.c.version)
+
+
+class ReadModel:
+    """Queries over the gateway's tables. Who may see what is decided by the caller (`access`)."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def request(self, request_id: str, parties: Iterable[str]) -> Json | None:
+        """The view of one request if one of `parties` may know of it."""
+        query = (
+            sa.select(requests.c.view)
+            .join(request_parties, request_parties.c.request_id == requests.c.request_id)
+            .where(requests.c.request_id == request_id, request_parties.c.party.in_(list(parties)))
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            view = connection.scalar(query)
+        return None if view is None else _decode(view)
+
+    def requests(self, parties: Iterable[str], after: tuple[str, str] | None, limit: int) -> list[Json]:
+        """Views newest first, `after` (opened_at, request_id) of the last one seen."""
+        query = (
+            sa.select(requests.c.view)
+            .where(
+                requests.c.request_id.in_(
+                    sa.select(request_parties.c.request_id).where(request_parties.c.party.in_(list(parties)))
+                )
+            )
+            .order_by(requests.c.opened_at.desc(), requests.c.request_id.desc())
+            .limit(limit)
+        )
+        if after:
+            query = query.where(sa.tuple_(requests.c.opened_at, requests.c.request_id) < sa.tuple_(*after))
+        with self._engine.connect() as connection:
+            return [_decode(view) for view in connection.scalars(query)]
+
+    def request_of_ask(self, ask_id: str, shelter_id: str) -> str | None:
+        query = sa.select(asks.c.request_id).where(asks.c.ask_id == ask_id, asks.c.shelter_id == shelter_id)
+        with self._engine.connect() as connection:
+            found: str | None = connection.scalar(query)
+        return found
+
+    def units(self, shelter_id: str | None = None) -> list[Json]:
+        query = sa.select(units.c.view).order_by(units.c.unit_id)
+        if shelter_id is not None:
+            query = query.where(units.c.shelter_id == shelter_id)
+        with self._engine.connect() as connection:
+            return [_decode(view) for view in connection.scalars(query)]
+
+    def outcome(self, command_id: str) -> Json | None:
+        """The first event another service appended because of the command: its answer."""
+        query = (
+            sa.select(trail.c.type, trail.c.detail, trail.c.moment)
+            .where(trail.c.causation_id == command_id, trail.c.source != "gateway")
+            .order_by(*_TRAIL_KEY)
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else {"type": row.type, "time": row.moment, **_decode(row.detail)}
+
+    def case_timeline(self, request_id: str) -> list[Json]:
+        """Every event about one request, oldest first."""
+        return self.trail(TrailQuery(case_id=request_id), None, 10_000)
+
+    def trail(self, query: TrailQuery, after: TrailPosition | None, limit: int) -> list[Json]:
+        select = sa.select(trail).order_by(*_TRAIL_KEY).limit(limit)
+        for column, value in (
+            (trail.c.case_id, query.case_id),
+            (trail.c.person, query.person),
+            (trail.c.organisation, query.organisation),
+            (trail.c.verb, query.verb),
+        ):
+            if value is not None:
+                select = select.where(column == value)
+        if query.since is not None:
+            select = select.where(trail.c.moment >= moment_key(query.since))
+        if query.until is not None:
+            select = select.where(trail.c.moment < moment_key(query.until))
+        if after is not None:
+            select = select.where(sa.tuple_(*_TRAIL_KEY) > sa.tuple_(*after))
+        with self._engine.connect() as connection:
+            return [_trail_entry(row) for row in connection.execute(select)]
+
+    def changes(self, after: int, limit: int = 200) -> Sequence[sa.Row[Any]]:
+        query = sa.select(changes).where(changes.c.seq > after).order_by(changes.c.seq).limit(limit)
+        with self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+    def last_change(self) -> int:
+        with self._engine.connect() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(changes.c.seq))) or 0)
+
+    def digest(self) -> str:
+        """SHA-256 over every row of the read model in key order."""
+        sum_of_all = hashlib.sha256()
+        with self._engine.connect() as connection:
+            for table in TABLES:
+                rows = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
+                for row in rows:
+                    sum_of_all.update(msgspec.json.encode([table.name, *row]))
+        return sum_of_all.hexdigest()
+
+
+def moment_key(moment: datetime) -> str:
+    """Sortable text of a UTC moment, microseconds always written out."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def trail_position(entry: Json) -> TrailPosition:
+    return (entry["time"], SOURCE_ORDER[entry["source"]], entry["stream"], entry["version"])
+
+
+SOURCE_ORDER = {"gateway": 0, "placement": 1, "capacity": 2}
+
+
+def _trail_entry(row: Any) -> Json:
+    return {
+        "time": row.moment,
+        "source": row.source,
+        "stream": row.stream,
+        "version": row.version,
+        "event_id": row.event_id,
+        "type": row.type,
+        "verb": row.verb,
+        "case_id": row.case_id,
+        "actor": {
+            "person": row.person,
+            "role": row.role,
+            "organisation": row.organisation,
+            "country": row.country,
+        },
+        "correlation_id": row.correlation_id,
+        "causation_id": row.causation_id,
+        "detail": _decode(row.detail),
+    }
+
+
+def _decode(document: str) -> Json:
+    decoded: Json = msgspec.json.decode(document)
+    return decoded

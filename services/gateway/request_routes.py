@@ -1,0 +1,406 @@
+"""The routes of a relocation request: open it, follow it, sign it, travel, arrive."""
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+from flask import Response
+
+from events.envelope import Contract, Event
+from events.gateway import (
+    AnswerAsk,
+    CountersignPlacement,
+    EndPlacement,
+    OpenRelocationRequest,
+    PlanJourney,
+    ProposePlacement,
+    RecordArrival,
+    RecordConsent,
+    RecordDeparture,
+    WithdrawRequest,
+)
+from events.sealing import SealContext
+from events.vocabulary import Role, Sealed, SealedField, Stage
+from services.gateway import bodies, problems
+from services.gateway.access import may_know_received, parties, present_request, present_timeline
+from services.gateway.principals import Scope
+from services.gateway.read_model import Json, moment_key
+from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
+
+FOLLOWERS = (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.GUARDIAN, Role.ESCORT)
+LARGEST_PAGE = 100
+
+
+def stream_of(request_id: str) -> str:
+    return f"relocation_request-{request_id}"
+
+
+def seal(call: Call, request_id: str, contract: type, event_id: str, field: SealedField, text: str) -> Sealed:
+    """Seals one field of a command for the one event it will stand in."""
+    context = SealContext(
+        stream=stream_of(request_id), type=str(contract.__struct_config__.tag), event_id=event_id, field=field
+    )
+    return call.gateway.keys.seal(request_id, text, context)
+
+
+def known_request(call: Call, request_id: str) -> Json:
+    """The view of a request this principal may know of, also in the moment before it is opened; else Problem 404."""
+    view = call.gateway.read_model.request(request_id, parties(call.principal))
+    if view is not None:
+        return view
+    first = next(iter(call.gateway.log.read_stream(stream_of(request_id))), None)
+    if first is not None and isinstance(first.data, OpenRelocationRequest):
+        opened = call.gateway.read_model.outcome(first.id)
+        if opened is None and may_know_received(call.principal, first.data, first.actor):
+            return _received_view(first, first.data)
+    raise problems.not_found()
+
+
+def _received_view(event: Event, command: OpenRelocationRequest) -> Json:
+    return {
+        "request_id": command.request_id,
+        "revision": 0,
+        "stage": Stage.RECEIVED,
+        "opened_at": moment_key(event.time),
+        "changed_at": moment_key(event.time),
+        "owner": Role.SYSTEM,
+        "owner_country": "",
+        "next_steps": [],
+        "deadline": None,
+        "urgency": command.urgency,
+        "danger_country": command.danger_country,
+        "asks": {},
+        "proposal": None,
+        "journey": None,
+    }
+
+
+def _shown(call: Call, view: Json, status: int = 200) -> Response:
+    request_id = view["request_id"]
+    return answer(
+        present_request(view, call.principal),
+        status,
+        ETag=f'"{view["revision"]}"',
+        Location=f"{PREFIX}/relocation-requests/{request_id}",
+    )
+
+
+def command_about(call: Call, contract: type, **fields: Any) -> Response:
+    """Accepts one command about the request in the path and answers with what became of it, if it may wait for that."""
+    request_id = call.path["request_id"]
+    known_request(call, request_id)
+    return _accept(call, request_id, lambda _event_id: contract(request_id=request_id, **fields))
+
+
+def _accept(call: Call, request_id: str, command: Any) -> Response:
+    def commands(event_id: Any) -> list[tuple[str, Contract]]:
+        return [(stream_of(request_id), command(event_id(0)))]
+
+    accepted = call.gateway.intake.accept(call.intent(), request_id, commands)
+    location = f"{PREFIX}/relocation-requests/{request_id}"
+    outcomes = call.outcome(accepted) if call.wait else None
+    if outcomes is None:
+        return received(accepted, location, request_id=request_id)
+    raise_if_refused(outcomes[0])
+    view = call.gateway.read_model.request(request_id, parties(call.principal))
+    if view is None:  # what was done took the request out of this principal's sight
+        return answer({"status": "done", "request_id": request_id}, Location=location)
+    return _shown(call, view)
+
+
+@rule(
+    "POST",
+    "/relocation-requests",
+    Scope.OPEN_REQUESTS,
+    (Role.REFERRER, Role.COORDINATOR),
+    "Open a relocation request",
+    body=bodies.OpenRequest,
+    waits=True,
+)
+def open_relocation_request(call: Call) -> Response:
+    body: bodies.OpenRequest = call.body
+    bodies.check_open_request(body, call.gateway.reference, call.gateway.clock().date())
+    intent = call.intent()
+    request_id = call.gateway.intake.intent_id(intent)
+
+    def commands(event_id: Any) -> list[tuple[str, Contract]]:
+        said = msgspec.structs.asdict(body)
+        text = said.pop("callback")
+        callback = seal(call, request_id, OpenRelocationRequest, event_id(0), SealedField.CALLBACK, text)
+        return [(stream_of(request_id), OpenRelocationRequest(request_id=request_id, callback=callback, **said))]
+
+    accepted = call.gateway.intake.accept(intent, request_id, commands, opens_stream=True)
+    if call.wait and call.outcome(accepted) is not None:
+        return _shown(call, known_request(call, request_id), 201)
+    return received(accepted, f"{PREFIX}/relocation-requests/{request_id}", request_id=request_id)
+
+
+@rule(
+    "GET",
+    "/relocation-requests",
+    Scope.READ_REQUESTS,
+    FOLLOWERS,
+    "List the requests you may know of, newest first",
+    query={"limit": "1 to 100, default 50", "cursor": "from the Link header of the page before"},
+)
+def list_relocation_requests(call: Call) -> Response:
+    limit = page_size(call)
+    after = _read_cursor(call)
+    views = call.gateway.read_model.requests(parties(call.principal), after, limit + 1)
+    page, more = views[:limit], len(views) > limit
+    call.gateway.note_read(call.principal, "list", [view["request_id"] for view in page])
+    headers = {}
+    if more:
+        cursor = write_cursor([page[-1]["opened_at"], page[-1]["request_id"]])
+        headers["Link"] = f'<{PREFIX}/relocation-requests?limit={limit}&cursor={cursor}>; rel="next"'
+    return answer({"requests": [present_request(view, call.principal) for view in page]}, 200, **headers)
+
+
+def page_size(call: Call) -> int:
+    sent = call.query("limit") or "50"
+    if not sent.isascii() or not sent.isdigit() or not 1 <= int(sent[:9]) <= LARGEST_PAGE:
+        raise problems.bad_field("limit", f"a number from 1 to {LARGEST_PAGE}")
+    return int(sent)
+
+
+def write_cursor(key: list[Any]) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
+
+
+def read_cursor(call: Call, shape: Any) -> Any:
+    """The sort key in `cursor`, or None. A cursor opens nothing: what may be seen is checked again for every page."""
+    sent = call.query("cursor", longest=500)
+    if sent is None:
+        return None
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(sent + "=" * (-len(sent) % 4)), type=shape)
+    except (msgspec.DecodeError, binascii.Error, ValueError):
+        raise problems.bad_field("cursor", "exactly as the Link header gave it") from None
+
+
+def _read_cursor(call: Call) -> tuple[str, str] | None:
+    cursor: tuple[str, str] | None = read_cursor(call, tuple[str, str])
+    return cursor
+
+
+@rule("GET", "/relocation-requests/{request_id}", Scope.READ_REQUESTS, FOLLOWERS, "Where one request stands")
+def read_relocation_request(call: Call) -> Response:
+    view = known_request(call, call.path["request_id"])
+    call.gateway.note_read(call.principal, "relocation_request", [view["request_id"]])
+    return _shown(call, view)
+
+
+@rule(
+    "GET",
+    "/relocation-requests/{request_id}/timeline",
+    Scope.READ_REQUESTS,
+    (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN),
+    "Every step and every read of one request, oldest first",
+)
+def read_timeline(call: Call) -> Response:
+    view = known_request(call, call.path["request_id"])
+    call.gateway.note_read(call.principal, "timeline", [view["request_id"]])
+    whole = call.principal.role is Role.COORDINATOR and call.principal.country == view["danger_country"]
+    entries = call.gateway.read_model.case_timeline(view["request_id"])
+    return answer({"events": present_timeline(entries, whole=whole)})
+
+
+@rule(
+    "GET",
+    "/relocation-requests/{request_id}/shortlist",
+    Scope.READ_REQUESTS,
+    (Role.COORDINATOR,),
+    "The units that could take the household, ranked and explained, and why not the others",
+)
+def read_shortlist(call: Call) -> Response:
+    view = known_request(call, call.path["request_id"])
+    if call.principal.country != view["danger_country"]:
+        raise problems.forbidden(
+            "not-your-country", "The shortlist is for the origin country.", "Ask that country's focal point."
+        )
+    call.gateway.note_read(call.principal, "shortlist", [view["request_id"]])
+    return answer({"request_id": view["request_id"], "shortlist": view.get("shortlist")})
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/withdrawal",
+    Scope.WITHDRAW_REQUESTS,
+    (Role.REFERRER, Role.COORDINATOR),
+    "Withdraw a request before departure; every bed is free again",
+    body=bodies.Withdrawal,
+    waits=True,
+)
+def withdraw_request(call: Call) -> Response:
+    return command_about(call, WithdrawRequest, reason=call.body.reason)
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/consent",
+    Scope.RECORD_CONSENT,
+    (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN, Role.SHELTER),
+    "Record or withdraw consent to one country, or to the journey",
+    body=bodies.Consent,
+    waits=True,
+)
+def record_consent(call: Call) -> Response:
+    if call.body.country not in call.gateway.reference.countries:
+        raise problems.bad_field("country", "a country of the reference data")
+    return command_about(call, RecordConsent, **msgspec.structs.asdict(call.body))
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/proposal",
+    Scope.SIGN_PLACEMENTS,
+    (Role.COORDINATOR,),
+    "First signature: the origin country's focal point chooses an offer",
+    body=bodies.ProposalBody,
+    waits=True,
+)
+def propose_placement(call: Call) -> Response:
+    return command_about(call, ProposePlacement, ask_id=call.body.ask_id, override=call.body.override)
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/countersignature",
+    Scope.SIGN_PLACEMENTS,
+    (Role.COORDINATOR,),
+    "Second signature, or its refusal: the host country's focal point",
+    body=bodies.Countersignature,
+    waits=True,
+)
+def countersign_placement(call: Call) -> Response:
+    return command_about(call, CountersignPlacement, proposal=call.body.proposal_hash, refusal=call.body.refusal)
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/journey",
+    Scope.PLAN_JOURNEYS,
+    (Role.COORDINATOR,),
+    "Plan the journey: escort, steps (sealed at once) and when to arrive",
+    body=bodies.Journey,
+    waits=True,
+)
+def plan_journey(call: Call) -> Response:
+    request_id = call.path["request_id"]
+    known_request(call, request_id)
+    return _accept(
+        call,
+        request_id,
+        lambda event_id: PlanJourney(
+            request_id=request_id,
+            escort=call.body.escort,
+            arrival_due=call.body.arrival_due,
+            steps=seal(call, request_id, PlanJourney, event_id, SealedField.JOURNEY, call.body.steps),
+        ),
+    )
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/departure",
+    Scope.RECORD_JOURNEYS,
+    (Role.COORDINATOR, Role.ESCORT, Role.REFERRER),
+    "The household has left, with its consent to the journey",
+    body=bodies.Departure,
+    waits=True,
+)
+def record_departure(call: Call) -> Response:
+    return command_about(call, RecordDeparture)
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/arrival",
+    Scope.RECORD_JOURNEYS,
+    (Role.SHELTER, Role.COORDINATOR, Role.ESCORT),
+    "The household is there, or is not",
+    body=bodies.Arrival,
+    waits=True,
+)
+def record_arrival(call: Call) -> Response:
+    return command_about(call, RecordArrival, outcome=call.body.outcome)
+
+
+@rule(
+    "POST",
+    "/relocation-requests/{request_id}/end",
+    Scope.RECORD_JOURNEYS,
+    (Role.SHELTER, Role.COORDINATOR),
+    "The stay is over; the beds are blocked until staff report them ready",
+    body=bodies.Ending,
+    waits=True,
+)
+def end_placement(call: Call) -> Response:
+    return command_about(call, EndPlacement, reason=call.body.reason)
+
+
+@rule("GET", "/asks", Scope.READ_ASKS, (Role.SHELTER, Role.COORDINATOR), "The questions that wait for an answer")
+def list_asks(call: Call) -> Response:
+    views = call.gateway.read_model.requests(parties(call.principal), None, 1000)
+    waiting = []
+    for view in views:
+        shown = present_request(view, call.principal)
+        for ask in shown["asks"].values():
+            if ask["state"] == "open":
+                household = {name: shown[name] for name in ("urgency", "household", "needs", "languages")}
+                waiting.append({**ask, "request_id": view["request_id"], **household})
+    waiting.sort(key=lambda ask: (ask["deadline"], ask["ask_id"]))
+    call.gateway.note_read(call.principal, "asks", sorted({ask["request_id"] for ask in waiting}))
+    return answer({"asks": waiting})
+
+
+@rule(
+    "POST",
+    "/asks/{ask_id}/answer",
+    Scope.ANSWER_ASKS,
+    (Role.SHELTER,),
+    "A shelter's yes, with the hand-over place (sealed at once), or its no, with the reason",
+    body=bodies.AskAnswer,
+    waits=True,
+)
+def answer_ask(call: Call) -> Response:
+    body: bodies.AskAnswer = call.body
+    bodies.check_answer(body)
+    ask_id = call.path["ask_id"]
+    request_id = call.gateway.read_model.request_of_ask(ask_id, call.principal.organisation)
+    if request_id is None:
+        raise problems.not_found()
+
+    def command(event_id: str) -> AnswerAsk:
+        sealed = None
+        if body.rendezvous is not None:
+            sealed = seal(call, request_id, AnswerAsk, event_id, SealedField.RENDEZVOUS, body.rendezvous)
+        return AnswerAsk(
+            request_id=request_id,
+            ask_id=ask_id,
+            decline=body.decline,
+            condition=body.condition,
+            rendezvous=sealed,
+        )
+
+    return _accept(call, request_id, command)
+
+
+RULES = (
+    open_relocation_request,
+    list_relocation_requests,
+    read_relocation_request,
+    read_timeline,
+    read_shortlist,
+    withdraw_request,
+    record_consent,
+    propose_placement,
+    countersign_placement,
+    plan_journey,
+    record_departure,
+    record_arrival,
+    end_placement,
+    list_asks,
+    answer_ask,
+)

@@ -1,0 +1,553 @@
+"""The whole of Haven in one thread, repeatable from one number.
+
+Every service runs its real code on an in-memory database; what is simulated is everything around it: people, clocks, the
+transport between the logs, and death. After every step the invariants are checked; at the end the world heals and must
+come to rest (the method of FoundationDB and TigerBeetle: safety under faults, then liveness without).
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cache
+from typing import Any, Protocol
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from events.envelope import Event, UnreadableEvent, type_of
+from events.gateway import Command, ConfirmCapacity, RegisterUnit, ReportCapacity
+from events.log.decider import DeciderRunner
+from events.log.follower import Follower
+from events.log.inbox import Consumer, Delivery
+from events.log.store import DuplicateEvent, EventLog, Writing, sqlite_engine
+from events.vocabulary import Actor, Freshness
+from reference import Reference, load
+from services.capacity.worker import CapacityWorker, bed_claims
+from services.placement.domain.matching import UnitFacts
+from services.placement.domain.request import Request
+from services.placement.worker import PlacementWorker, unit_views
+from simulation.invariants import Checker, Invariant, InvariantViolated, audit
+from simulation.scenarios import People
+
+START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+PATIENCE = timedelta(minutes=2)
+"""How much later than due a timer may be once the world has healed."""
+MOST_ROUNDS = 400
+"""After so many rounds without rest, the system does not come to rest."""
+
+
+class Crash(BaseException):
+    """The process dies here. No handler of Haven's may catch it: nobody catches a power cut."""
+
+
+class Point(StrEnum):
+    """Where a process can be hit."""
+
+    BEFORE = "before the transaction"
+    INSIDE = "inside the transaction"
+    AT_COMMIT = "at the commit"
+    AFTER = "after the commit, before anybody heard of it"
+
+
+class Mishap:
+    """Hits one database's next transaction at one point: with death, or with an error the process lives through."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.point: Point | None = None
+        self._fatal = True
+        self._statements = 0
+        sa.event.listen(log.engine, "before_cursor_execute", self._statement)
+        sa.event.listen(log.engine, "commit", self._commit)
+        log.listeners.append(self._committed)
+
+    def arm(self, point: Point, *, fatal: bool = True, statements: int = 0) -> None:
+        self.point, self._fatal, self._statements = point, fatal, statements
+
+    def before(self) -> None:
+        self._strike(Point.BEFORE)
+
+    def _statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        # A BEGIN that fails leaves SQLAlchemy's transaction half made; a real one fails before anything happened.
+        if self.point is Point.INSIDE and not statement.startswith("BEGIN"):
+            if self._statements == 0:
+                self._strike(Point.INSIDE)
+            self._statements -= 1
+
+    def _commit(self, _connection: Any) -> None:
+        self._strike(Point.AT_COMMIT)
+
+    def _committed(self) -> None:
+        self._strike(Point.AFTER)
+
+    def _strike(self, point: Point) -> None:
+        if self.point is not point:
+            return
+        self.point = None
+        if self._fatal:
+            raise Crash(point)
+        raise OperationalError("simulated", None, OSError("database or disk is full"))
+
+
+class Service(Protocol):
+    """What the world needs of a service: any consumer of other logs that may also act when time passes."""
+
+    consumer: Consumer
+    runner: DeciderRunner[Any]
+
+    def pass_time(self, now: datetime) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One service of the system. To simulate another consumer, add its part to `PARTS`."""
+
+    name: str
+    sources: tuple[str, ...]
+    build: Callable[[EventLog, Reference, Callable[[], datetime]], Service]
+
+
+PARTS = (
+    Part("capacity", ("gateway", "placement"), CapacityWorker),
+    Part("placement", ("gateway", "capacity"), PlacementWorker),
+)
+
+
+class Transport(Protocol):
+    """Brings other logs to one service. `work` does a bounded piece of it and says whether there was anything to do."""
+
+    def work(self) -> bool: ...
+
+    def crash(self) -> None:
+        """Forgets what only memory held."""
+
+
+class ByPosition:
+    """The embedded transport as it is: a `Follower` that also lets time pass."""
+
+    def __init__(self, node: "Node", sources: dict[str, EventLog]) -> None:
+        self._node, self._sources = node, sources
+        self.crash()
+
+    def crash(self) -> None:
+        node = self._node
+        heard = list(node.log.listeners), [list(log.listeners) for log in self._sources.values()]
+        self._follower = Follower(node.service.consumer, self._sources, node.clock, node.service.pass_time)
+        # The world asks for each round itself; a hint to look would keep every dead follower in the log's list.
+        node.log.listeners[:] = heard[0]
+        for log, listeners in zip(self._sources.values(), heard[1], strict=True):
+            log.listeners[:] = listeners
+
+    def work(self) -> bool:
+        return self._follower.step()
+
+
+class Broker:
+    """At-least-once, as bad as it may be: duplicates, delays, any order, and an offset that lags behind.
+
+    What was fetched and not yet delivered is memory; only the offsets survive a crash, and everything after them comes
+    again.
+    """
+
+    def __init__(self, node: "Node", sources: dict[str, EventLog], rng: random.Random, tally: Counter[str]) -> None:
+        self._node, self._sources, self._rng, self._tally = node, sources, rng, tally
+        self._offsets = dict.fromkeys(sources, 0)
+        self._in_flight: dict[str, list[tuple[int, Event | UnreadableEvent]]] = {}
+        self._clogged: dict[str, int] = {}
+        self.calm = False
+        self.crash()
+
+    def crash(self) -> None:
+        self._fetched = dict(self._offsets)
+        self._in_flight = {source: [] for source in self._sources}
+
+    def work(self) -> bool:
+        busy = False
+        for source in self._sources:
+            busy |= self._deliver(source)
+        if self.calm or self._rng.random() < 0.6:
+            busy |= self._node.service.pass_time(self._node.clock())
+        return busy
+
+    def _deliver(self, source: str) -> bool:
+        rng, waiting = self._rng, self._in_flight[source]
+        if not self.calm:
+            if self._clogged.get(source, 0) > 0:
+                self._clogged[source] -= 1
+                return False
+            if rng.random() < 0.02:
+                self._clogged[source] = rng.randrange(1, 8)
+        if len(waiting) < 12:
+            fetched = self._sources[source].read_all(after=self._fetched[source], limit=24)
+            if fetched:
+                waiting += fetched
+                self._fetched[source] = fetched[-1][0]
+        if not waiting:
+            return False
+        batch = self._choose(waiting)
+        deliveries = self._node.service.consumer.deliver_batch([(None, event) for _, event in batch])
+        self._tally["duplicates"] += deliveries.count(Delivery.DUPLICATE)
+        self._tally["parked early"] += deliveries.count(Delivery.PARKED)
+        for delivered in batch:
+            if self.calm or rng.random() >= 0.05:  # else the broker sends it again later
+                waiting.remove(delivered)
+        if self.calm or rng.random() < 0.4:
+            self._offsets[source] = min((position for position, _ in waiting), default=self._fetched[source] + 1) - 1
+        return True
+
+    def _choose(self, waiting: list[tuple[int, Event | UnreadableEvent]]) -> list[tuple[int, Event | UnreadableEvent]]:
+        size = min(len(waiting), self._rng.choice((1, 1, 3, 8)))
+        if self.calm or self._rng.random() < 0.7:
+            return waiting[:size]
+        self._tally["reordered"] += 1
+        return self._rng.sample(waiting, size)
+
+
+class Node:
+    """One running service: its log outlives it, its clock is its own."""
+
+    def __init__(self, part: Part, log: EventLog, world: "World") -> None:
+        self.part, self.log, self._world = part, log, world
+        self.skew = timedelta()
+        self.mishap = Mishap(log)
+        self.service = self._build()
+        self.transport: Transport
+
+    def clock(self) -> datetime:
+        return self._world.now + self.skew
+
+    def _build(self) -> Service:
+        return self.part.build(self.log, self._world.reference, self.clock)
+
+    def crash(self) -> None:
+        """The process is gone with everything in its memory; another one starts on the same database."""
+        self.service = self._build()
+        self.transport.crash()
+
+
+@cache
+def reference() -> Reference:
+    """Haven's reference data, read once for all worlds."""
+    return load()
+
+
+class World:
+    """Haven under one scheduler. The same seed and the same calls give the same logs, byte for byte."""
+
+    def __init__(self, seed: int, *, parts: Iterable[Part] = PARTS) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.reference = reference()
+        self.now = START + timedelta(minutes=self.rng.randrange(24 * 60))
+        self.tally: Counter[str] = Counter()
+        self.types: Counter[str] = Counter()
+        self.stages: set[str] = set()
+        self.acknowledged: dict[str, None] = {}
+        self.calm = False
+        self._commands = 0
+        self._seen: dict[str, int] = {}
+        self._dirty: dict[str, None] = {}
+        self.gateway = EventLog(sqlite_engine(":memory:"), "gateway")
+        self.gateway.create_schema()
+        self.gateway_mishap = Mishap(self.gateway)
+        self.gateway_skew = timedelta()
+        self.logs = {"gateway": self.gateway}
+        for part in parts:
+            self.logs[part.name] = EventLog(sqlite_engine(":memory:"), part.name)
+        for source, log in self.logs.items():
+            # First in line: what was committed is seen even if the process dies right after.
+            log.listeners.insert(0, lambda source=source: self._dirty.setdefault(source))  # type: ignore[misc]
+        self.nodes = [Node(part, self.logs[part.name], self) for part in parts]
+        for node in self.nodes:
+            sources = {source: self.logs[source] for source in node.part.sources}
+            if self.rng.random() < 0.5:
+                node.transport = ByPosition(node, sources)
+            else:
+                node.transport = Broker(node, sources, self.rng, self.tally)
+        deciders = {node.part.name: node.service.runner.decider for node in self.nodes}
+        self.checker = Checker(self.reference, deciders, seed=seed)
+        self.people = People(self, self.rng)
+
+    # What people see and do
+
+    def requests(self) -> dict[str, Request]:
+        """Every request as its own log tells it."""
+        return {
+            stream.partition("-")[2]: state
+            for (source, stream), state in self.checker.states.items()
+            if source == "placement"
+        }
+
+    def submit(self, command: Command, actor: Actor, command_id: str | None = None) -> str:
+        """A command reaches the gateway and is acknowledged. A client that got no answer asks again with the same id."""
+        if command_id is None:
+            self._commands += 1
+            command_id = f"command-{self._commands}"
+        subject: str = getattr(command, "unit_id", None) or command.request_id  # type: ignore[attr-defined]
+        about_units = isinstance(command, RegisterUnit | ReportCapacity | ConfirmCapacity)
+        event = Event(
+            id=command_id,
+            source="gateway",
+            stream=f"{'unit' if about_units else 'relocation_request'}-{subject}",
+            time=self.now + self.gateway_skew,
+            actor=actor,
+            correlation_id=subject,
+            causation_id=command_id,
+            data=command,  # type: ignore[arg-type]
+        )
+        while command_id not in self.acknowledged:
+            try:
+                self.gateway_mishap.before()
+                self.gateway.append([event])
+                self.acknowledged[command_id] = None
+            except DuplicateEvent:
+                self.acknowledged[command_id] = None
+            except (Crash, OperationalError):
+                self.tally["gateway failures"] += 1
+            self.look()
+        self.tally["commands"] += 1
+        return command_id
+
+    def submit_again(self, command_id: str) -> None:
+        """The same command, sent twice by its client."""
+        event = self.gateway.find(command_id)
+        assert isinstance(event, Event)
+        try:
+            self.gateway.append([msgspec.structs.replace(event, version=0)])
+        except DuplicateEvent:
+            self.tally["commands sent twice"] += 1
+        else:
+            self.checker.violated(Invariant.EFFECTS_ONCE, "the log took a command twice:", command_id)
+
+    # Steps
+
+    def step(self) -> None:
+        """One moment: time passes, somebody does something, something breaks, the services get some of their turns."""
+        self.checker.step += 1
+        rng = self.rng
+        self._pass_time()
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            self.people.act()
+        self._break_something()
+        for node in rng.choices(self.nodes, k=rng.choice((1, 2, 3, 4))):
+            self.work(node)
+
+    def work(self, node: Node) -> bool:
+        """Gives one service a turn, and sees what came of it."""
+        try:
+            node.mishap.before()
+            return node.transport.work()
+        except Crash:
+            self.tally["crashes"] += 1
+            node.crash()
+        except OperationalError:
+            self.tally["database failures"] += 1
+        except InvariantViolated:
+            raise
+        except Exception as failure:
+            failure.add_note(f"seed {self.seed}, step {self.checker.step}, in {node.part.name}")
+            raise InvariantViolated(
+                Invariant.NOTHING_LOST, self.seed, self.checker.step, f"{node.part.name} raised {failure!r}"
+            ) from failure
+        finally:
+            self.look()
+        return True
+
+    def look(self) -> None:
+        """Checks whatever was committed since the last look."""
+        for source in list(self._dirty):
+            log, streams = self.logs[source], {}
+            for position, event in log.read_all(after=self._seen.get(source, 0), limit=100_000):
+                self._seen[source] = position
+                self.checker.see(source, event)
+                streams[event.stream] = None
+                if isinstance(event, Event):
+                    self.types[type_of(event)] += 1
+            self.checker.rest()
+            self._compare(source, streams)
+        self._dirty.clear()
+
+    def _compare(self, source: str, streams: Iterable[str]) -> None:
+        for node in self.nodes:
+            if node.part.name != source:
+                continue
+            with node.log.engine.connect() as connection:
+                reading = Writing(node.log, connection)
+                for stream in streams:
+                    state = node.service.runner.state(reading, stream)
+                    self.checker.state_is(source, stream, state)
+                    if isinstance(state, Request):
+                        self.stages.add(state.stage)
+                if source == "capacity":
+                    columns = bed_claims.c.unit_id, bed_claims.c.bed, bed_claims.c.hold_id
+                    self.checker.claims_are((row[0], row[1], row[2]) for row in connection.execute(sa.select(*columns)))
+
+    def _pass_time(self) -> None:
+        rng = self.rng
+        luck = rng.random()
+        if luck < 0.9:
+            self.now += timedelta(minutes=rng.randrange(12))
+        elif luck < 0.98:
+            self.now += timedelta(minutes=rng.randrange(30, 180))
+        else:
+            self.now += timedelta(hours=rng.randrange(6, 80))
+            self.tally["long jumps"] += 1
+        if rng.random() < 0.05:
+            # A clock is set right, or wrong: it jumps by minutes, backwards too.
+            skew = timedelta(seconds=rng.randrange(-300, 301))
+            if (n := rng.randrange(len(self.nodes) + 1)) == len(self.nodes):
+                self.gateway_skew = skew
+            else:
+                self.nodes[n].skew = skew
+            self.tally["clock jumps"] += 1
+
+    def _break_something(self) -> None:
+        rng = self.rng
+        luck = rng.random()
+        if luck < 0.16:
+            mishap = rng.choice([node.mishap for node in self.nodes] + [self.gateway_mishap])
+            point = rng.choice(list(Point))
+            fatal = point in (Point.BEFORE, Point.AFTER) or rng.random() < 0.7
+            mishap.arm(point, fatal=fatal, statements=rng.randrange(12))
+        elif luck < 0.18:
+            self.tally["power cuts"] += 1
+            for node in self.nodes:
+                node.crash()
+
+    # Healing
+
+    def heal(self) -> None:
+        """No more faults, clocks agree, everything is delivered; then time passes, and people close what they can."""
+        self.checker.step += 1
+        self.gateway_mishap.point, self.gateway_skew = None, timedelta()
+        for node in self.nodes:
+            node.mishap.point, node.skew = None, timedelta()
+            if isinstance(node.transport, Broker):
+                node.transport.calm = True
+        self.people.finish_saying()
+        self.settle()
+        self.check_healed()
+        self.now += timedelta(hours=3)
+        self.settle()
+        self.check_healed()
+        self.people.close_everything()
+        self.settle()
+        self.check_healed()
+        self.people.check_closed()
+        checker = audit(
+            self.reference,
+            self.checker.deciders,
+            {source: self.read(source) for source in ("gateway", "capacity", "placement")},
+            seed=self.seed,
+        )
+        for (source, stream), state in checker.states.items():
+            self.checker.state_is(source, stream, state)
+        self.checker.checked += checker.checked
+
+    def settle(self) -> None:
+        """Gives everybody turns, in any order, until nobody has anything left to do."""
+        for _ in range(MOST_ROUNDS):
+            busy = False
+            for node in self.rng.sample(self.nodes, len(self.nodes)):
+                busy |= self.work(node)
+            if not busy:
+                # A follower that failed waits a moment before it tries again.
+                self.now += timedelta(seconds=2)
+                if not any([self.work(node) for node in self.nodes]):
+                    return
+        self.checker.violated(Invariant.NOTHING_LOST, "the system does not come to rest")
+
+    def check_healed(self) -> None:
+        """Everything that must be true once the world is at rest."""
+        self.checker.acknowledged(self.acknowledged)
+        for node in self.nodes:
+            parked = node.service.consumer.parked()
+            if parked:
+                self.checker.violated(Invariant.NOTHING_LOST, node.part.name, "never handled", parked)
+        self.checker.healed(self.now, self._views(), PATIENCE)
+
+    def _views(self) -> dict[str, tuple[int, Freshness]]:
+        with self.logs["placement"].engine.connect() as connection:
+            rows = connection.execute(sa.select(unit_views.c.unit_id, unit_views.c.facts)).all()
+        views = {}
+        for unit_id, facts in rows:
+            known = msgspec.json.decode(facts, type=UnitFacts)
+            views[unit_id] = known.free, known.freshness
+        return views
+
+    def read(self, source: str) -> list[Event | UnreadableEvent]:
+        """The whole log of one service."""
+        return [event for _, event in self.logs[source].read_all(limit=1_000_000)]
+
+    def close(self) -> None:
+        """Frees the databases; nothing can be read after."""
+        for log in self.logs.values():
+            log.engine.dispose()
+
+
+@dataclass
+class Summary:
+    """What many worlds went through, so that a run shows that it exercised something."""
+
+    seeds: int = 0
+    steps: int = 0
+    tally: Counter[str] = field(default_factory=Counter)
+    """Commands, crashes, duplicates and whatever else the worlds counted."""
+    types: Counter[str] = field(default_factory=Counter)
+    """Events by type."""
+    stages: set[str] = field(default_factory=set)
+    """Every stage some request was in."""
+    checked: Counter[str] = field(default_factory=Counter)
+    """How often each invariant was checked."""
+
+    def lines(self) -> list[str]:
+        """The summary for people, one fact a line."""
+        happened = {
+            "requests": self.types["placement.relocation_request.opened.v1"],
+            "confirmed": self.types["placement.placement.confirmed.v1"],
+            "arrivals": self.types["placement.journey.arrived.v1"],
+            "events": self.types.total(),
+            **dict(sorted(self.tally.items())),
+        }
+        return [
+            f"{self.seeds} seeds x {self.steps // max(self.seeds, 1)} steps",
+            *(f"{name}: {number}" for name, number in happened.items()),
+            *(f"{name} checked: {number}" for name, number in sorted(self.checked.items())),
+        ]
+
+
+def replay_command(seed: int, steps: int) -> str:
+    """The command line that repeats one seed."""
+    return f"haven simulate --seed {seed} --steps {steps}"
+
+
+def simulate(seed: int, steps: int) -> World:
+    """One world, from its first step until it has healed. Raises InvariantViolated with the command that repeats it."""
+    world = World(seed)
+    try:
+        world.people.settle_in()
+        for _ in range(steps):
+            world.step()
+        world.heal()
+    except InvariantViolated as violated:
+        violated.add_note(f"Repeat it with: {replay_command(seed, steps)}")
+        raise
+    return world
+
+
+def run(seeds: Iterable[int], steps: int) -> Summary:
+    """Many worlds, one after the other. Raises InvariantViolated at the first that breaks a promise."""
+    summary = Summary()
+    for seed in seeds:
+        world = simulate(seed, steps)
+        summary.seeds += 1
+        summary.steps += steps
+        summary.tally += world.tally
+        summary.types += world.types
+        summary.stages |= world.stages
+        summary.checked += Counter({str(name): number for name, number in world.checker.checked.items()})
+        world.close()
+    return summary

@@ -1,0 +1,926 @@
+"""The demo sign-in: what it gives, to whom, and every way it must not be talked into more."""
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
+from flask import Flask
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from werkzeug.test import Client, TestResponse
+
+from services.gateway import authorization_server as module
+from services.gateway.authorization_server import (
+    ConfigurationError,
+    PagesClient,
+    Revocations,
+    authorization_server,
+    load_or_create_logins,
+    load_or_create_signing_key,
+    public_keys,
+    refuse_when_external,
+)
+from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope, demo_principals
+from services.gateway.tokens import InvalidToken, Reason, TokenVerifier
+
+ISSUER = "http://127.0.0.1:8080"
+AUDIENCE = "urn:haven:gateway"
+REDIRECT = "http://127.0.0.1:8080/signed-in"
+PAGES = PagesClient(client_id="pages", secret="pages-secret", redirect_uris=frozenset({REDIRECT}))
+VERIFIER = "a-code-verifier-of-at-least-forty-three-characters"
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+REFERRER = "be-police-antwerp-1"
+COORDINATOR = "be-coordinator-1"
+ACCOUNTS = demo_principals([("shelter-1", "BE")])
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def advance(self, **duration: float) -> None:
+        self.time += timedelta(**duration)
+
+
+class Node:
+    """The embedded node's sign-in, and a browser and a program that use it."""
+
+    def __init__(self, data_dir: Path, clock: Clock, issuer: str = ISSUER) -> None:
+        self.issuer = issuer
+        self.logins = load_or_create_logins(data_dir, ACCOUNTS)
+        self.signing_key = load_or_create_signing_key(data_dir)
+        self.revocations = Revocations(data_dir / "revocations.sqlite", clock)
+        app = Flask(__name__)
+        app.register_blueprint(
+            authorization_server(
+                issuer=issuer,
+                audience=AUDIENCE,
+                signing_key=self.signing_key,
+                accounts=ACCOUNTS,
+                logins=self.logins,
+                pages=PAGES,
+                store=self.revocations,
+                now=clock,
+            )
+        )
+        self.browser: Client = app.test_client()
+        self.program: Client = app.test_client(use_cookies=False)
+        keys = public_keys(self.signing_key)
+        self.verifier = TokenVerifier(
+            issuer=issuer,
+            audience=AUDIENCE,
+            countries={"BE", "NL", "LU"},
+            jwks=lambda: keys,
+            is_revoked=self.revocations.is_revoked,
+            now=clock,
+        )
+
+    def principal(self, token: str) -> Principal:
+        return self.verifier.verify(f"Bearer {token}")
+
+    # a program
+
+    def post(self, path: str, form: dict[str, Any], auth: tuple[str, str] | None, **options: Any) -> TestResponse:
+        headers = options.pop("headers", [])
+        if auth:
+            headers = [*headers, ("Authorization", basic(*auth))]
+        return self.program.post(path, base_url=self.issuer, data=form, headers=headers, **options)
+
+    def login(self, username: str, **form: str) -> TestResponse:
+        return self.post("/oauth/token", {"grant_type": "client_credentials"} | form, (username, self.logins[username]))
+
+    def token(self, username: str) -> str:
+        token: str = self.login(username).json["access_token"]
+        return token
+
+    # a browser
+
+    def ask(self, **changes: str | None) -> TestResponse:
+        return self.browser.get(authorize(**changes), base_url=self.issuer)
+
+    def sign_in(self, username: str = COORDINATOR, password: str | None = None, **changes: str | None) -> TestResponse:
+        form = {
+            "username": username,
+            "password": self.logins.get(username, "") if password is None else password,
+            "csrf": csrf(self.ask(**changes)),
+        }
+        return self.browser.post(authorize(**changes), base_url=self.issuer, data=form)
+
+    def code(self, **changes: str | None) -> str:
+        return answer(self.sign_in(**changes))["code"]
+
+    def redeem(
+        self, issued: str, *, auth: tuple[str, str] = ("pages", "pages-secret"), **changes: str | None
+    ) -> TestResponse:
+        form = {
+            "grant_type": "authorization_code",
+            "code": issued,
+            "redirect_uri": REDIRECT,
+            "code_verifier": VERIFIER,
+        } | changes
+        return self.post("/oauth/token", {name: value for name, value in form.items() if value is not None}, auth)
+
+
+def basic(name: str, secret: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()
+
+
+def authorize(**changes: str | None) -> str:
+    query = {
+        "response_type": "code",
+        "client_id": "pages",
+        "redirect_uri": REDIRECT,
+        "state": "state-1",
+        "code_challenge": CHALLENGE,
+        "code_challenge_method": "S256",
+    } | changes
+    return "/oauth/authorize?" + urlencode({name: value for name, value in query.items() if value is not None})
+
+
+def csrf(page: TestResponse) -> str:
+    found = re.search(r'name="csrf" type="hidden" value="([0-9a-f]{64})"', page.text)
+    return found[1] if found else ""
+
+
+def answer(response: TestResponse) -> dict[str, str]:
+    """What the browser is sent back to the pages with."""
+    assert response.status_code == 303, response.text
+    assert response.location.startswith(f"{REDIRECT}?")
+    return dict(parse_qsl(urlsplit(response.location).query))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def node(tmp_path: Path, clock: Clock) -> Iterator[Node]:
+    node = Node(tmp_path, clock)
+    yield node
+    node.revocations.close()
+
+
+# -- client credentials
+
+
+def test_a_program_gets_a_token_that_the_gateway_accepts(node, clock):
+    response = node.login(REFERRER)
+    principal = node.principal(response.json["access_token"])
+    assert response.json["token_type"] == "Bearer"
+    assert response.json["expires_in"] == 300
+    assert set(response.json["scope"].split()) == principal.scopes == SCOPES_OF_ROLE[principal.role]
+    assert (principal.person, principal.organisation, principal.country) == (
+        f"synthetic.{REFERRER}",
+        "be-police-antwerp",
+        "BE",
+    )
+    assert principal.client_id == REFERRER
+    assert principal.issued_at == clock.time
+    assert "refresh_token" not in response.json
+
+
+def test_a_token_says_all_that_rfc_9068_asks_for(node):
+    token = jwt.decode(node.token(REFERRER), public_keys(node.signing_key), algorithms=["ES256"])
+    assert token.header == {"alg": "ES256", "typ": "at+jwt", "kid": node.signing_key.thumbprint()}
+    assert set(token.claims) >= {"iss", "exp", "aud", "sub", "client_id", "iat", "jti", "scope"}
+    assert token.claims["exp"] - token.claims["iat"] == 300
+
+
+def test_every_token_has_its_own_id(node):
+    assert len({node.principal(node.token(REFERRER)).token_id for _ in range(5)}) == 5
+
+
+def test_two_accounts_of_one_person_say_so(node):
+    both = [node.principal(node.token(name)) for name in (COORDINATOR, f"{COORDINATOR}-for-nl")]
+    assert both[0].person == both[1].person
+    assert [principal.country for principal in both] == ["BE", "NL"]
+
+
+def test_a_program_may_ask_for_less(node):
+    assert node.login(COORDINATOR, scope="requests:read").json["scope"] == "requests:read"
+
+
+def test_a_program_is_given_no_more_than_its_role(node):
+    response = node.login(REFERRER, scope="requests:read placements:sign")
+    assert response.json["scope"] == "requests:read"
+    assert node.principal(response.json["access_token"]).scopes == {"requests:read"}
+
+
+@pytest.mark.parametrize("scope", ["placements:sign", "admin", "requests:read admin", "requests:*"])
+def test_a_scope_that_cannot_be_given_at_all_is_refused(scope, node):
+    response = node.login(REFERRER, scope=scope)
+    assert (response.status_code, response.json["error"]) == (400, "invalid_scope")
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        basic(REFERRER, "wrong"),
+        basic(REFERRER, ""),
+        basic("nobody", "wrong"),
+        basic("pages", "wrong"),
+        basic("", ""),
+        "Basic",
+        "Basic ====",
+        "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(),
+        "Basic " + base64.b64encode(b"no colon").decode(),
+        "Bearer abc",
+        "Digest username=x",
+    ],
+)
+def test_a_program_without_its_secret_gets_nothing(authorization, node):
+    headers = [("Authorization", authorization)] if authorization else []
+    response = node.post("/oauth/token", {"grant_type": "client_credentials"}, None, headers=headers)
+    assert (response.status_code, response.json["error"]) == (401, "invalid_client")
+    assert response.headers["WWW-Authenticate"].startswith("Basic")
+
+
+def test_a_secret_in_the_body_is_not_taken(node):
+    form = {"grant_type": "client_credentials", "client_id": REFERRER, "client_secret": node.logins[REFERRER]}
+    assert node.post("/oauth/token", form, None).status_code == 401
+
+
+def test_one_account_cannot_use_the_secret_of_another(node):
+    response = node.post("/oauth/token", {"grant_type": "client_credentials"}, (COORDINATOR, node.logins[REFERRER]))
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize("grant", ["password", "refresh_token", "implicit", "", 'client_credentials"<script>'])
+def test_other_grants_do_not_exist(grant, node):
+    response = node.post("/oauth/token", {"grant_type": grant}, (REFERRER, node.logins[REFERRER]))
+    assert (response.status_code, response.json["error"]) == (400, "unsupported_grant_type")
+    assert "<script" not in response.text
+
+
+def test_the_pages_cannot_act_for_themselves_and_a_program_cannot_act_as_pages(node):
+    as_program = node.post("/oauth/token", {"grant_type": "client_credentials"}, ("pages", "pages-secret"))
+    as_pages = node.redeem(node.code(), auth=(REFERRER, node.logins[REFERRER]))
+    assert as_program.json["error"] == "unauthorized_client"
+    assert as_pages.json["error"] == "unauthorized_client"
+
+
+def test_parameters_in_the_address_or_given_twice_or_in_another_form_are_refused(node):
+    auth = (REFERRER, node.logins[REFERRER])
+    once = {"grant_type": "client_credentials"}
+    twice = {"grant_type": ["client_credentials", "client_credentials"]}
+    refused = [
+        node.post("/oauth/token?grant_type=client_credentials", {}, auth),
+        node.post("/oauth/token?scope=requests:read", once, auth),
+        node.post("/oauth/token", twice, auth),
+        node.post("/oauth/token", once, auth, content_type="multipart/form-data"),
+        node.post("/oauth/token", json.dumps(once), auth, content_type="application/json"),
+    ]
+    assert [(response.status_code, response.json["error"]) for response in refused] == [(400, "invalid_request")] * 5
+    assert node.post("/oauth/token", once, auth).status_code == 200
+
+
+def test_a_large_request_is_not_read(node):
+    response = node.post("/oauth/token", {"grant_type": "x" * 20_000}, (REFERRER, node.logins[REFERRER]))
+    assert response.status_code == 413
+
+
+# -- authorization code
+
+
+def test_a_person_signs_in_on_the_page(node):
+    returned = answer(node.sign_in(COORDINATOR))
+    assert returned["state"] == "state-1"
+    assert returned["iss"] == ISSUER
+    response = node.redeem(returned["code"])
+    principal = node.principal(response.json["access_token"])
+    assert (principal.organisation, principal.client_id) == ("be-coordinator", "pages")
+    assert principal.scopes == SCOPES_OF_ROLE[principal.role]
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "refresh_token" not in response.json
+
+
+def test_a_page_that_asks_for_less_gets_less_and_never_more_than_the_role(node):
+    code = node.code(username=REFERRER, scope="requests:read placements:sign")
+    assert node.redeem(code).json["scope"] == "requests:read"
+
+
+@pytest.mark.parametrize("scope", ["placements:sign", "admin"])
+def test_a_page_that_asks_only_for_what_cannot_be_had_is_told_so(scope, node):
+    returned = answer(node.sign_in(REFERRER, scope=scope) if scope != "admin" else node.ask(scope=scope))
+    assert returned == {"error": "invalid_scope", "state": "state-1", "iss": ISSUER}
+
+
+def test_a_code_used_twice_gives_nothing_and_revokes_the_first_token(node):
+    code = node.code()
+    token = node.redeem(code).json["access_token"]
+    assert node.principal(token)
+    assert node.redeem(code).json["error"] == "invalid_grant"
+    with pytest.raises(InvalidToken) as refused:
+        node.principal(token)
+    assert refused.value.reason is Reason.REVOKED
+
+
+def test_a_code_used_twice_at_once_leaves_no_working_token(node):
+    code = node.code()
+    together = threading.Barrier(4)
+    responses: list[TestResponse] = []
+
+    def redeem() -> None:
+        together.wait()
+        responses.append(node.redeem(code))
+
+    threads = [threading.Thread(target=redeem) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tokens = [response.json["access_token"] for response in responses if response.status_code == 200]
+    assert len(tokens) == 1
+    with pytest.raises(InvalidToken):
+        node.principal(tokens[0])
+
+
+def test_a_code_used_again_after_it_expired_still_revokes_its_token(node, clock):
+    code = node.code()
+    token = node.redeem(code).json["access_token"]
+    clock.advance(seconds=200)
+    assert node.principal(token)
+    node.redeem(code)
+    with pytest.raises(InvalidToken):
+        node.principal(token)
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(59, 200), (60, 400), (61, 400)])
+def test_a_code_lives_a_minute(seconds, status, node, clock):
+    code = node.code()
+    clock.advance(seconds=seconds)
+    assert node.redeem(code).status_code == status
+
+
+def test_codes_that_nobody_used_are_forgotten(node, clock, monkeypatch):
+    monkeypatch.setattr(module, "_CODES_KEPT", 3)
+    codes = []
+    for _ in range(5):
+        codes.append(node.code())
+        clock.advance(seconds=1)
+    assert [node.redeem(code).status_code for code in codes] == [400, 400, 200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"code_verifier": "another-code-verifier-of-forty-three-characters-x"},
+        {"code_verifier": None},
+        {"code_verifier": ""},
+        {"code_verifier": CHALLENGE},
+        {"code_verifier": VERIFIER.upper()},
+        {"redirect_uri": None},
+        {"redirect_uri": f"{REDIRECT}/"},
+        {"code": "made-up"},
+        {"code": None},
+    ],
+    ids=str,
+)
+def test_a_code_with_the_wrong_proof_gives_nothing(wrong, node):
+    response = node.redeem(node.code(), **wrong)
+    assert response.status_code == 400
+    assert response.json["error"] in {"invalid_grant", "invalid_request"}
+    assert set(response.json) == {"error", "error_description"}
+
+
+def test_a_stolen_code_allows_one_guess_at_its_verifier(node):
+    code = node.code()
+    node.redeem(code, code_verifier="another-code-verifier-of-forty-three-characters-x")
+    assert node.redeem(code).json["error"] == "invalid_grant"
+
+
+def test_a_code_without_the_secret_of_the_pages_gives_nothing_and_stays_good(node):
+    code = node.code()
+    assert node.redeem(code, auth=("pages", "wrong")).status_code == 401
+    assert node.redeem(code).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"code_challenge": None, "code_challenge_method": None},
+        {"code_challenge": None},
+        {"code_challenge_method": None},
+        {"code_challenge_method": "plain"},
+        {"code_challenge_method": "s256"},
+        {"code_challenge_method": "plain", "code_challenge": VERIFIER},
+        {"code_challenge": "short"},
+        {"code_challenge": CHALLENGE + "A"},
+        {"code_challenge": CHALLENGE + "\n"},
+        {"state": None},
+        {"state": ""},
+    ],
+    ids=str,
+)
+def test_a_sign_in_without_state_or_s256_is_sent_back_with_an_error(wrong, node):
+    returned = answer(node.ask(**wrong))
+    assert (returned["error"], returned["iss"]) == ("invalid_request", ISSUER)
+    assert returned.get("state") == (None if "state" in wrong else "state-1")
+
+
+@pytest.mark.parametrize("response_type", ["token", "code token", "id_token", "", None, '"><script>', "coöde"])
+def test_only_the_code_flow_exists(response_type, node):
+    assert answer(node.ask(response_type=response_type))["error"] == "unsupported_response_type"
+
+
+@pytest.mark.parametrize(
+    "redirect_uri",
+    [
+        None,
+        "",
+        f"{REDIRECT}/",
+        f"{REDIRECT}/more",
+        f"{REDIRECT}?next=x",
+        f"{REDIRECT}#x",
+        f"{REDIRECT}%2f..",
+        f"{REDIRECT}/../elsewhere",
+        REDIRECT.upper(),
+        REDIRECT.replace("http:", "https:"),
+        REDIRECT.replace(":8080", ":8081"),
+        REDIRECT.replace(":8080", ""),
+        REDIRECT.replace("127.0.0.1", "127.0.0.1@attacker.example"),
+        REDIRECT.replace("127.0.0.1", "attacker.example"),
+        REDIRECT.replace("127.0.0.1", "127.0.0.1.attacker.example"),
+        REDIRECT.replace("127.0.0.1", "localhost"),
+        "http://127.0.0.1:8080\\@attacker.example/signed-in",
+        "http:\\\\127.0.0.1:8080\\signed-in",
+        "//127.0.0.1:8080/signed-in",
+        "//attacker.example",
+        "/signed-in",
+        "javascript:alert(1)",
+        f" {REDIRECT}",
+        f"{REDIRECT}\r\nSet-Cookie: a=b",
+    ],
+)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_redirect_address_that_is_not_registered_to_the_letter_leads_nowhere(redirect_uri, method, node):
+    response = getattr(node.browser, method)(authorize(redirect_uri=redirect_uri), base_url=ISSUER)
+    assert response.status_code == 400
+    assert response.location is None
+    assert "attacker" not in response.text
+
+
+@pytest.mark.parametrize("client_id", [None, "", "nobody", REFERRER, "'"])
+def test_an_unknown_client_leads_nowhere(client_id, node):
+    response = node.ask(client_id=client_id)
+    assert (response.status_code, response.location) == (400, None)
+
+
+@pytest.mark.parametrize("twice", ["state", "redirect_uri", "client_id", "scope", "response_type"])
+def test_a_parameter_given_twice_leads_nowhere(twice, node):
+    response = node.browser.get(f"{authorize(scope='requests:read')}&{twice}=x", base_url=ISSUER)
+    assert (response.status_code, response.location) == (400, None)
+
+
+@pytest.mark.parametrize("name", ["redirect_uri", "client_id", "state", "code_challenge", "scope", "anything"])
+def test_the_form_cannot_change_what_the_link_asked_for(name, node):
+    form = {"username": COORDINATOR, "password": node.logins[COORDINATOR], "csrf": csrf(node.ask()), name: "x"}
+    response = node.browser.post(authorize(), base_url=ISSUER, data=form)
+    assert (response.status_code, response.location) == (400, None)
+
+
+def test_whatever_the_state_holds_comes_back_as_data(node):
+    state = 'a&b=c\r\nSet-Cookie: x=y"<é'
+    assert answer(node.sign_in(state=state))["state"] == state
+
+
+# -- the page
+
+
+def test_the_page_is_one_form_that_loads_and_runs_nothing(node):
+    page = node.ask()
+    assert page.status_code == 200
+    assert page.headers["Cache-Control"] == "no-store"
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+    policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+    assert policy["form-action"] == f"'self' {ISSUER}"
+    style = re.search(r"<style>(.*?)</style>", page.text, re.DOTALL)[1]
+    assert policy["style-src"] == f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'"
+    assert not re.search(r"<script|<link|<img|<iframe|\son\w+=|https?://|style=", page.text)
+    assert '<html lang="en">' in page.text
+    assert 'name="viewport"' in page.text
+    assert re.findall(r'<label for="(\w+)"', page.text) == re.findall(r'<input id="(\w+)"', page.text)
+    assert "synthetic" in page.text
+
+
+def test_the_cookie_of_the_form_stays_in_the_form(node):
+    cookie = node.ask().headers["Set-Cookie"]
+    assert {"HttpOnly", "SameSite=Strict", "Path=/oauth/authorize"} <= set(cookie.split("; "))
+
+
+def test_wrong_name_and_wrong_password_look_the_same(node):
+    wrong_password = node.sign_in(COORDINATOR, "wrong")
+    wrong_name = node.sign_in("nobody", "wrong")
+    assert wrong_password.status_code == wrong_name.status_code == 403
+    assert re.sub("[0-9a-f]{64}", "", wrong_password.text) == re.sub("[0-9a-f]{64}", "", wrong_name.text)
+    assert 'role="alert"' in wrong_name.text
+    assert "nobody" not in wrong_name.text
+
+
+@pytest.mark.parametrize(("username", "password"), [("pages", "pages-secret"), ("", ""), (COORDINATOR, "")])
+def test_what_is_not_an_account_with_its_password_does_not_sign_in(username, password, node):
+    assert node.sign_in(username, password).status_code == 403
+
+
+def test_a_form_that_another_site_sends_is_refused(node):
+    form = {"username": COORDINATOR, "password": node.logins[COORDINATOR], "csrf": csrf(node.ask())}
+    for headers in ({"Origin": "https://attacker.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9999"}):
+        assert node.browser.post(authorize(), base_url=ISSUER, data=form, headers=headers).status_code == 403
+    for site in ("cross-site", "same-site", "none"):
+        headers = {"Sec-Fetch-Site": site}
+        assert node.browser.post(authorize(), base_url=ISSUER, data=form, headers=headers).status_code == 403
+    headers = {"Origin": ISSUER, "Sec-Fetch-Site": "same-origin"}
+    assert node.browser.post(authorize(), base_url=ISSUER, data=form, headers=headers).status_code == 303
+
+
+def test_a_form_without_its_token_or_its_cookie_or_for_another_request_is_refused(node):
+    account = {"username": COORDINATOR, "password": node.logins[COORDINATOR]}
+    token = csrf(node.ask())
+    send = {"base_url": ISSUER, "data": account | {"csrf": token}}
+    assert node.browser.post(authorize(), base_url=ISSUER, data=account).status_code == 403
+    assert node.browser.post(authorize(), base_url=ISSUER, data=account | {"csrf": "é"}).status_code == 403
+    assert node.program.post(authorize(), **send).status_code == 403
+    assert node.browser.post(authorize(state="another"), **send).status_code == 403
+    assert node.browser.post(authorize(), **send).status_code == 303
+
+
+# -- guessing
+
+
+def test_guessing_is_slowed_down_for_a_minute_and_then_allowed_again(node, clock):
+    assert [node.sign_in(COORDINATOR, "wrong").status_code for _ in range(6)] == [403] * 5 + [429]
+    refused = node.sign_in(COORDINATOR)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "60")
+    clock.advance(seconds=60)
+    assert node.sign_in(COORDINATOR).status_code == 303
+
+
+def test_a_program_that_guesses_is_slowed_down_too(node):
+    tried = [node.post("/oauth/token", {"grant_type": "client_credentials"}, (REFERRER, "wrong")) for _ in range(6)]
+    assert [response.status_code for response in tried] == [401] * 5 + [429]
+    assert tried[-1].headers["Retry-After"] == "60"
+    assert node.login(REFERRER).status_code == 429
+    assert node.login(COORDINATOR).status_code == 200
+
+
+def test_names_that_do_not_exist_are_slowed_down_like_those_that_do(node):
+    tried = [node.post("/oauth/token", {"grant_type": "client_credentials"}, ("nobody", "x")) for _ in range(6)]
+    assert [response.status_code for response in tried] == [401] * 5 + [429]
+
+
+def test_guessing_across_names_is_slowed_down_for_the_whole_process(node):
+    statuses = [
+        node.post("/oauth/token", {"grant_type": "client_credentials"}, (f"name-{number}", "x")).status_code
+        for number in range(105)
+    ]
+    assert statuses[-1] == 429
+    assert node.login(COORDINATOR).status_code == 429
+
+
+def test_the_memory_of_attempts_is_bounded(clock):
+    credentials = module._Credentials({}, clock)
+    for number in range(5000):
+        with pytest.raises((module._SignInRefused, module._TooManySignIns)):
+            credentials.check(f"name-{number}", "x")
+        clock.advance(seconds=0.1)
+    assert sum(map(len, credentials._by_name)) <= module._NAME_BUCKETS * module.SIGN_INS_PER_NAME
+    assert len(credentials._all) <= module.SIGN_INS_PER_PROCESS
+
+
+def test_signing_in_rightly_is_never_slowed_down(node):
+    assert {node.login(REFERRER).status_code for _ in range(120)} == {200}
+
+
+def test_no_plain_secret_is_kept_for_checking(node):
+    credentials = module._Credentials(node.logins, Clock())
+    kept = repr(vars(credentials))
+    assert credentials._digests
+    assert not any(secret in kept for secret in node.logins.values())
+
+
+# -- revocation
+
+
+def test_a_token_can_be_revoked_by_whoever_got_it(node):
+    auth = (REFERRER, node.logins[REFERRER])
+    token = node.token(REFERRER)
+    assert node.post("/oauth/revoke", {"token": token}, auth).status_code == 200
+    with pytest.raises(InvalidToken) as refused:
+        node.principal(token)
+    assert refused.value.reason is Reason.REVOKED
+    assert node.post("/oauth/revoke", {"token": token}, auth).status_code == 200
+    assert node.principal(node.token(REFERRER))
+
+
+def test_nobody_revokes_the_token_of_another(node):
+    token = node.token(REFERRER)
+    response = node.post("/oauth/revoke", {"token": token}, (COORDINATOR, node.logins[COORDINATOR]))
+    assert response.json["error"] == "invalid_grant"
+    assert node.post("/oauth/revoke", {"token": token}, None).status_code == 401
+    assert node.principal(token)
+
+
+@pytest.mark.parametrize("form", [{"token": "made-up"}, {"token": "a.b.c"}, {"token": "é" * 10}])
+def test_revoking_what_is_no_token_succeeds_and_changes_nothing(form, node):
+    assert node.post("/oauth/revoke", form, (REFERRER, node.logins[REFERRER])).status_code == 200
+
+
+def test_revoking_nothing_is_refused(node):
+    response = node.post("/oauth/revoke", {}, (REFERRER, node.logins[REFERRER]))
+    assert (response.status_code, response.json["error"]) == (400, "invalid_request")
+
+
+def test_a_revoked_token_stays_revoked_after_a_restart(tmp_path, clock):
+    before = Node(tmp_path, clock)
+    revoked, kept = before.token(REFERRER), before.token(REFERRER)
+    before.post("/oauth/revoke", {"token": revoked}, (REFERRER, before.logins[REFERRER]))
+    # No close: the process was killed.
+    after = Node(tmp_path, clock)
+    assert after.principal(kept)
+    with pytest.raises(InvalidToken) as refused:
+        after.principal(revoked)
+    assert refused.value.reason is Reason.REVOKED
+    before.revocations.close()
+    after.revocations.close()
+
+
+def test_a_revoked_person_is_out_at_once_and_does_not_come_in_again(node, clock):
+    token, code = node.token(COORDINATOR), node.code()
+    node.revocations.revoke(f"synthetic.{COORDINATOR}", clock.time + timedelta(hours=1))
+    with pytest.raises(InvalidToken):
+        node.principal(token)
+    assert node.redeem(code).json["error"] == "invalid_grant"
+    assert node.login(COORDINATOR).status_code == 401
+    assert node.login(f"{COORDINATOR}-for-nl").status_code == 401
+    assert node.sign_in(COORDINATOR).status_code == 403
+    clock.advance(hours=1)
+    assert node.login(COORDINATOR).status_code == 200
+
+
+def test_revocations_are_forgotten_when_the_token_would_have_expired(tmp_path, clock):
+    store = Revocations(tmp_path / "revocations.sqlite", clock)
+    store.revoke("old", clock.time + timedelta(minutes=5))
+    clock.advance(minutes=5)
+    assert not store.is_revoked("old")
+    store.revoke("new", clock.time + timedelta(minutes=5))
+    store.close()
+    rows = sqlite3.connect(tmp_path / "revocations.sqlite").execute("SELECT subject FROM revoked").fetchall()
+    assert rows == [("new",)]
+
+
+def test_an_earlier_end_never_shortens_a_revocation(tmp_path, clock):
+    store = Revocations(tmp_path / "revocations.sqlite", clock)
+    store.revoke("person", clock.time + timedelta(hours=1))
+    store.revoke("person", clock.time + timedelta(minutes=1))
+    clock.advance(minutes=30)
+    assert store.is_revoked("person")
+    store.close()
+
+
+# -- metadata
+
+
+def test_the_metadata_is_valid_and_promises_only_what_exists(node):
+    response = node.program.get("/.well-known/oauth-authorization-server", base_url=ISSUER)
+    AuthorizationServerMetadata(response.json).validate()
+    assert response.json["issuer"] == ISSUER
+    assert response.json["response_types_supported"] == ["code"]
+    assert response.json["code_challenge_methods_supported"] == ["S256"]
+    assert response.json["authorization_response_iss_parameter_supported"] is True
+    assert set(response.json["scopes_supported"]) == set(Scope)
+    adapter = node.program.application.url_map.bind("")
+    for endpoint, method in [("authorization", "GET"), ("token", "POST"), ("revocation", "POST")]:
+        url = response.json[f"{endpoint}_endpoint"]
+        assert url.startswith(f"{ISSUER}/")
+        assert adapter.match(urlsplit(url).path, method=method)
+    assert adapter.match(urlsplit(response.json["jwks_uri"]).path)
+
+
+def test_the_published_key_checks_and_does_not_sign(node):
+    (key,) = node.program.get("/oauth/jwks.json", base_url=ISSUER).json["keys"]
+    assert "d" not in key
+    assert (key["use"], key["alg"], key["kid"]) == ("sig", "ES256", node.signing_key.thumbprint())
+    assert jwt.decode(node.token(REFERRER), ECKey.import_key(key), algorithms=["ES256"])
+
+
+# -- this machine only
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "https://haven.example",
+        "http://0.0.0.0:8080",
+        "http://192.168.1.10:8080",
+        "http://127.0.0.1.attacker.example",
+        "http://127.0.0.1@attacker.example",
+        "http://user@127.0.0.1:8080",
+        "http://[::]:8080",
+        "http://localhost.example",
+        "ftp://127.0.0.1",
+        "127.0.0.1:8080",
+        "",
+        "http://[::1",
+    ],
+)
+def test_an_issuer_that_is_not_this_machine_does_not_start(issuer, tmp_path, clock):
+    with pytest.raises(ConfigurationError, match=r"not on this machine.*external issuer"):
+        Node(tmp_path, clock, issuer)
+
+
+@pytest.mark.parametrize(
+    "issuer", [f"{ISSUER}/", f"{ISSUER}/haven", f"{ISSUER}?x", "HTTP://127.0.0.1:8080", "http://LOCALHOST"]
+)
+def test_an_issuer_is_scheme_host_and_port_only(issuer, tmp_path, clock):
+    with pytest.raises(ConfigurationError, match="scheme, host and port"):
+        Node(tmp_path, clock, issuer)
+
+
+@pytest.mark.parametrize(
+    "issuer", ["http://localhost:8080", "http://[::1]:8080", "http://127.0.0.9:80", "http://localhost"]
+)
+def test_every_name_of_this_machine_will_do(issuer, tmp_path, clock):
+    assert Node(tmp_path, clock, issuer).login(REFERRER).status_code == 200
+
+
+def test_pages_elsewhere_or_named_like_an_account_do_not_start(tmp_path, clock, monkeypatch):
+    elsewhere = PagesClient(client_id="pages", secret="x", redirect_uris=frozenset({"https://haven.example/signed-in"}))
+    monkeypatch.setitem(globals(), "PAGES", elsewhere)
+    with pytest.raises(ConfigurationError, match="address of the pages"):
+        Node(tmp_path, clock)
+    monkeypatch.setitem(globals(), "PAGES", PagesClient(client_id=REFERRER, secret="x", redirect_uris=frozenset()))
+    with pytest.raises(ConfigurationError, match="also a user name"):
+        Node(tmp_path, clock)
+
+
+def test_an_external_issuer_keeps_the_demo_accounts_out():
+    with pytest.raises(ConfigurationError, match="remove the issuer setting"):
+        refuse_when_external("https://sign-in.example/realms/haven")
+    refuse_when_external(None)
+    refuse_when_external("")
+
+
+EVERY_ROUTE = [
+    ("GET", "/.well-known/oauth-authorization-server"),
+    ("GET", "/oauth/jwks.json"),
+    ("GET", authorize()),
+    ("POST", authorize()),
+    ("POST", "/oauth/token"),
+    ("POST", "/oauth/revoke"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
+@pytest.mark.parametrize("address", ["10.0.0.1", "192.0.2.1", "::ffff:192.0.2.1", "", "unix:"])
+def test_a_stranger_is_refused_everywhere(address, method, path, node):
+    response = node.program.open(path, method=method, base_url=ISSUER, environ_overrides={"REMOTE_ADDR": address})
+    assert response.status_code == 403
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via", "X-Forwarded-Host"])
+def test_whoever_comes_through_a_proxy_is_refused(header, method, path, node):
+    response = node.program.open(path, method=method, base_url=ISSUER, headers={header: "127.0.0.1"})
+    assert response.status_code == 403
+
+
+@pytest.mark.parametrize("host", ["http://attacker.example:8080", "http://localhost:8080", "http://127.0.0.1:8081"])
+def test_the_node_answers_only_under_its_own_name(host, node):
+    response = node.program.get("/oauth/jwks.json", base_url=host)
+    assert response.status_code == 421
+    assert "attacker" not in response.text
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"])
+def test_this_machine_is_let_in(address, node):
+    response = node.program.get("/oauth/jwks.json", base_url=ISSUER, environ_overrides={"REMOTE_ADDR": address})
+    assert response.status_code == 200
+
+
+def test_plain_http_works_without_switching_authlibs_check_off(node):
+    assert "AUTHLIB_INSECURE_TRANSPORT" not in os.environ
+    assert node.login(REFERRER).status_code == 200
+    assert "AUTHLIB_INSECURE_TRANSPORT" not in os.environ
+
+
+# -- what is on disk
+
+
+def test_logins_are_kept_private_and_stay_the_same(tmp_path):
+    first = load_or_create_logins(tmp_path, ACCOUNTS)
+    assert (tmp_path / "demo-logins.json").stat().st_mode & 0o777 == 0o600
+    assert load_or_create_logins(tmp_path, ACCOUNTS) == first
+    assert len(set(first.values())) == len(ACCOUNTS)
+    assert all(len(base64.urlsafe_b64decode(secret)) == 18 for secret in first.values())
+    assert [file.name for file in tmp_path.iterdir()] == ["demo-logins.json"]
+
+
+def test_a_new_shelter_gets_a_login_and_the_others_keep_theirs(tmp_path):
+    first = load_or_create_logins(tmp_path, ACCOUNTS)
+    second = load_or_create_logins(tmp_path, demo_principals([("shelter-1", "BE"), ("shelter-2", "NL")]))
+    assert second.keys() - first.keys() == {"shelter-2-staff"}
+    assert first.items() <= second.items()
+    assert load_or_create_logins(tmp_path, ACCOUNTS) == first
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_crash_while_logins_are_written_leaves_the_old_file_whole(failing, tmp_path, monkeypatch):
+    first = load_or_create_logins(tmp_path, ACCOUNTS)
+
+    def crash(*_: object) -> None:
+        raise OSError("power cut")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(*((module.os, "fsync") if failing == "fsync" else (Path, "replace")), crash)
+        with pytest.raises(OSError, match="power cut"):
+            load_or_create_logins(tmp_path, demo_principals([("shelter-9", "LU")]))
+    assert load_or_create_logins(tmp_path, ACCOUNTS) == first
+    assert [file.name for file in tmp_path.iterdir()] == ["demo-logins.json"]
+
+
+def test_logins_that_others_can_read_or_that_are_damaged_are_not_used_and_not_overwritten(tmp_path):
+    load_or_create_logins(tmp_path, ACCOUNTS)
+    path = tmp_path / "demo-logins.json"
+    path.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        load_or_create_logins(tmp_path, ACCOUNTS)
+    path.chmod(0o600)
+    path.write_text("{")
+    with pytest.raises(ConfigurationError, match="Move it away"):
+        load_or_create_logins(tmp_path, ACCOUNTS)
+    assert path.read_text() == "{"
+
+
+def test_the_signing_key_is_kept_private_and_stays_the_same(tmp_path):
+    first = load_or_create_signing_key(tmp_path)
+    path = tmp_path / "demo-signing-key.pem"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
+    again = load_or_create_signing_key(tmp_path)
+    assert again.kid == first.kid == first.thumbprint()
+    assert again.as_dict(private=True)["d"] == first.as_dict(private=True)["d"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a key",
+        ECKey.generate_key("P-384").as_pem(private=True),
+        ECKey.generate_key("P-256").as_pem(private=False),
+    ],
+    ids=["empty", "no key", "another curve", "public"],
+)
+def test_a_file_that_is_no_signing_key_is_not_used_and_not_overwritten(content, tmp_path):
+    path = tmp_path / "demo-signing-key.pem"
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="Move it away"):
+        load_or_create_signing_key(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_signing_key_that_others_can_read_is_not_used(tmp_path):
+    load_or_create_signing_key(tmp_path)
+    (tmp_path / "demo-signing-key.pem").chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        load_or_create_signing_key(tmp_path)
+
+
+# -- the log
+
+
+def test_nothing_secret_is_ever_logged(tmp_path, clock, caplog):
+    caplog.set_level(logging.DEBUG)
+    node = Node(tmp_path, clock)
+    code = node.code()
+    token = node.redeem(code).json["access_token"]
+    program_token = node.token(REFERRER)
+    node.redeem(code)
+    node.sign_in(COORDINATOR, "a-wrong-password")
+    node.post("/oauth/token", {"grant_type": "client_credentials"}, (REFERRER, "a-wrong-secret"))
+    node.post("/oauth/revoke", {"token": program_token}, (REFERRER, node.logins[REFERRER]))
+    logging.getLogger("heard").debug("the log is listening")
+
+    assert "the log is listening" in caplog.text
+    hidden = [code, token, program_token, VERIFIER, "pages-secret", "a-wrong-password", "a-wrong-secret"]
+    assert not [secret for secret in [*hidden, *node.logins.values()] if secret in caplog.text]
