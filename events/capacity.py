@@ -38,6 +38,7 @@ class ReportRefusal(StrEnum):
     STALE_REVISION = "stale_revision"
     CLAIMED_BEDS_TYPED_AWAY = "claimed_beds_typed_away"
     ALREADY_REGISTERED = "already_registered"
+    UNKNOWN_COUNTRY = "unknown_country"
 
 
 class UnitRegistered(CapacityEvent, frozen=True, kw_only=True, tag="capacity.unit.registered.v1"):

@@ -70,7 +70,12 @@ _attributes = msgspec.json.Decoder(_Attributes)
 
 def type_of(event: Event) -> str:
     """The versioned wire name of what the event says."""
-    return str(type(event.data).__struct_config__.tag)
+    return wire_name(type(event.data))
+
+
+def wire_name(contract: type) -> str:
+    """The versioned wire name of a contract."""
+    return str(contract.__struct_config__.tag)  # type: ignore[attr-defined]  # every contract is a tagged struct
 
 
 def encode(event: Event) -> str:
@@ -103,8 +108,8 @@ def decode_many(records: list[str]) -> list[Event]:
 
 
 def _upcast(event: Event) -> Event:
-    if UPCASTERS and (upcast := UPCASTERS.get(type_of(event))):
-        return msgspec.structs.replace(event, data=upcast(event.data))
+    while UPCASTERS and (upcast := UPCASTERS.get(type_of(event))):
+        event = msgspec.structs.replace(event, data=upcast(event.data))
     return event
 
 

@@ -285,6 +285,12 @@ class Household(msgspec.Struct, frozen=True, kw_only=True):
         return self.children_under_6 + self.children_6_to_11 + self.children_12_to_17
 
     @property
+    def is_headed_by_minor(self) -> bool:
+        """A presumed minor, or children with no adult beside them, whatever the form said: at 3 a.m. a forgotten choice
+        must fall on the safe side."""
+        return self.age_status is AgeStatus.PRESUMED_MINOR or not (self.women or self.men)
+
+    @property
     def beds(self) -> int:
         """Beds the household needs; an infant counts as one, since a cot needs the space too."""
         return self.women + self.men + self.children

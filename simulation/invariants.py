@@ -49,6 +49,7 @@ from events.placement import (
     ConsentRecorded,
     ConsentWithdrawn,
     CountersignatureRefused,
+    DeadlineMissed,
     DepartureRecorded,
     DisclosureGranted,
     FirmHoldRequested,
@@ -495,6 +496,8 @@ class Checker:
                 self._disclosed(book, data, event)
             case NextStepSet():
                 book.next_step = data
+            case DeadlineMissed(next_deadline=next_deadline) if book.next_step is not None:
+                book.next_step = msgspec.structs.replace(book.next_step, deadline=next_deadline)
 
     def _over(self, book: RequestBook, event: Event) -> None:
         actor = event.actor

@@ -6,6 +6,7 @@ come to rest (the method of FoundationDB and TigerBeetle: safety under faults, t
 """
 
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from events.log.decider import DeciderRunner
 from events.log.follower import Follower
 from events.log.inbox import Consumer, Delivery
 from events.log.store import DuplicateEvent, EventLog, Writing, sqlite_engine
-from events.vocabulary import Actor, Freshness
+from events.vocabulary import Actor, Freshness, UnitProfile
 from reference import Reference, load
 from services.capacity.worker import CapacityWorker, bed_claims
 from services.placement.domain.matching import UnitFacts
@@ -58,38 +59,47 @@ class Mishap:
 
     def __init__(self, log: EventLog) -> None:
         self.point: Point | None = None
+        self.is_dead = False
         self._fatal = True
         self._statements = 0
         sa.event.listen(log.engine, "before_cursor_execute", self._statement)
-        sa.event.listen(log.engine, "commit", self._commit)
-        log.listeners.append(self._committed)
+        sa.event.listen(log.engine, "commit", lambda _connection: self._in_transaction(Point.AT_COMMIT))
+        log.listeners.append(lambda: self._outside(Point.AFTER))
 
     def arm(self, point: Point, *, fatal: bool = True, statements: int = 0) -> None:
+        """`statements` is how many statements a hit inside the transaction still lets through."""
         self.point, self._fatal, self._statements = point, fatal, statements
 
     def before(self) -> None:
-        self._strike(Point.BEFORE)
+        self._outside(Point.BEFORE)
 
-    def _statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        # A BEGIN that fails leaves SQLAlchemy's transaction half made; a real one fails before anything happened.
-        if self.point is Point.INSIDE and not statement.startswith("BEGIN"):
-            if self._statements == 0:
-                self._strike(Point.INSIDE)
-            self._statements -= 1
+    def clear(self) -> None:
+        """No mishap waits, and whoever comes next is alive."""
+        self.point, self.is_dead = None, False
 
-    def _commit(self, _connection: Any) -> None:
-        self._strike(Point.AT_COMMIT)
-
-    def _committed(self) -> None:
-        self._strike(Point.AFTER)
-
-    def _strike(self, point: Point) -> None:
-        if self.point is not point:
+    def _statement(self, connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if not (self.point or self.is_dead) or statement.startswith("BEGIN"):
+            return  # at its beginning nothing has happened yet: the same as before the transaction
+        if not connection.get_execution_options().get("haven_writes"):
             return
-        self.point = None
-        if self._fatal:
-            raise Crash(point)
+        if self.point is Point.INSIDE and self._statements:
+            self._statements -= 1
+        else:
+            self._in_transaction(Point.INSIDE)
+
+    def _in_transaction(self, point: Point) -> None:
+        # In here death must be an error that lasts: for a BaseException SQLAlchemy drops the connection, and with it
+        # the database in memory. Whatever the dying process still tries fails as well, so nothing of it is kept.
+        if self.point is point:
+            self.point, self.is_dead = None, self._fatal
+        elif not self.is_dead:
+            return
         raise OperationalError("simulated", None, OSError("database or disk is full"))
+
+    def _outside(self, point: Point) -> None:
+        if self.point is point:
+            self.point = None
+            raise Crash(point)
 
 
 class Service(Protocol):
@@ -154,7 +164,7 @@ class Broker:
 
     def __init__(self, node: "Node", sources: dict[str, EventLog], rng: random.Random, tally: Counter[str]) -> None:
         self._node, self._sources, self._rng, self._tally = node, sources, rng, tally
-        self._offsets = dict.fromkeys(sources, 0)
+        self._offsets = {source: node.service.consumer.position(source) for source in sources}
         self._in_flight: dict[str, list[tuple[int, Event | UnreadableEvent]]] = {}
         self._clogged: dict[str, int] = {}
         self.calm = False
@@ -224,6 +234,7 @@ class Node:
 
     def crash(self) -> None:
         """The process is gone with everything in its memory; another one starts on the same database."""
+        self.mishap.clear()
         self.service = self._build()
         self.transport.crash()
 
@@ -234,42 +245,73 @@ def reference() -> Reference:
     return load()
 
 
+@dataclass(frozen=True)
+class Morning:
+    """A world before anything happens: units registered, reported and known. Many seeds start from one."""
+
+    databases: dict[str, bytes]
+    units: dict[str, UnitProfile]
+
+
+MORNINGS = 24
+
+
+@cache
+def morning(number: int) -> Morning:
+    """One of a few beginnings: building each costs as much as twenty steps."""
+    world = World(number)
+    for node in world.nodes:
+        # The cursors it leaves are where every transport starts.
+        node.transport = ByPosition(node, {source: world.logs[source] for source in node.part.sources})
+    world.people.settle_in()
+    world.settle()
+    return Morning({source: _sqlite(log).serialize() for source, log in world.logs.items()}, world.people.units)
+
+
+def _sqlite(log: EventLog) -> sqlite3.Connection:
+    connection = log.engine.raw_connection().driver_connection
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
+
+
 class World:
     """Haven under one scheduler. The same seed and the same calls give the same logs, byte for byte."""
 
-    def __init__(self, seed: int, *, parts: Iterable[Part] = PARTS) -> None:
+    def __init__(self, seed: int, *, parts: Iterable[Part] = PARTS, start: "Morning | None" = None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.reference = reference()
-        self.now = START + timedelta(minutes=self.rng.randrange(24 * 60))
+        self.now = START
         self.tally: Counter[str] = Counter()
         self.types: Counter[str] = Counter()
         self.stages: set[str] = set()
-        self.acknowledged: dict[str, None] = {}
-        self.calm = False
-        self._commands = 0
         self._seen: dict[str, int] = {}
         self._dirty: dict[str, None] = {}
-        self.gateway = EventLog(sqlite_engine(":memory:"), "gateway")
+        self.logs = {name: EventLog(sqlite_engine(":memory:"), name) for name in ("gateway", *(p.name for p in parts))}
+        for source, log in self.logs.items():
+            if start is not None:
+                _sqlite(log).deserialize(start.databases[source])
+            # First in line: what was committed is seen even if the process dies right after.
+            log.listeners.append(lambda source=source: self._dirty.setdefault(source))  # type: ignore[misc]
+            self._dirty[source] = None
+        self.gateway = self.logs["gateway"]
         self.gateway.create_schema()
         self.gateway_mishap = Mishap(self.gateway)
         self.gateway_skew = timedelta()
-        self.logs = {"gateway": self.gateway}
-        for part in parts:
-            self.logs[part.name] = EventLog(sqlite_engine(":memory:"), part.name)
-        for source, log in self.logs.items():
-            # First in line: what was committed is seen even if the process dies right after.
-            log.listeners.insert(0, lambda source=source: self._dirty.setdefault(source))  # type: ignore[misc]
         self.nodes = [Node(part, self.logs[part.name], self) for part in parts]
         for node in self.nodes:
             sources = {source: self.logs[source] for source in node.part.sources}
-            if self.rng.random() < 0.5:
-                node.transport = ByPosition(node, sources)
-            else:
-                node.transport = Broker(node, sources, self.rng, self.tally)
+            by_position = self.rng.random() < 0.5
+            node.transport = ByPosition(node, sources) if by_position else Broker(node, sources, self.rng, self.tally)
         deciders = {node.part.name: node.service.runner.decider for node in self.nodes}
         self.checker = Checker(self.reference, deciders, seed=seed)
         self.people = People(self, self.rng)
+        if start is not None:
+            self.people.know(start.units)
+            self.now += timedelta(minutes=self.rng.randrange(6 * 60))
+        self.look()
+        self.acknowledged = dict.fromkeys(event.id for event in self.read("gateway"))
+        self._commands = len(self.acknowledged)
 
     # What people see and do
 
@@ -307,6 +349,7 @@ class World:
                 self.acknowledged[command_id] = None
             except (Crash, OperationalError):
                 self.tally["gateway failures"] += 1
+                self.gateway_mishap.clear()
             self.look()
         self.tally["commands"] += 1
         return command_id
@@ -319,6 +362,8 @@ class World:
             self.gateway.append([msgspec.structs.replace(event, version=0)])
         except DuplicateEvent:
             self.tally["commands sent twice"] += 1
+        except (Crash, OperationalError):
+            self.gateway_mishap.clear()
         else:
             self.checker.violated(Invariant.EFFECTS_ONCE, "the log took a command twice:", command_id)
 
@@ -340,11 +385,12 @@ class World:
         try:
             node.mishap.before()
             return node.transport.work()
-        except Crash:
-            self.tally["crashes"] += 1
-            node.crash()
-        except OperationalError:
-            self.tally["database failures"] += 1
+        except (Crash, OperationalError) as hit:
+            if isinstance(hit, Crash) or node.mishap.is_dead:
+                self.tally["crashes"] += 1
+                node.crash()
+            else:
+                self.tally["database failures"] += 1
         except InvariantViolated:
             raise
         except Exception as failure:
@@ -410,8 +456,7 @@ class World:
         if luck < 0.16:
             mishap = rng.choice([node.mishap for node in self.nodes] + [self.gateway_mishap])
             point = rng.choice(list(Point))
-            fatal = point in (Point.BEFORE, Point.AFTER) or rng.random() < 0.7
-            mishap.arm(point, fatal=fatal, statements=rng.randrange(12))
+            mishap.arm(point, fatal=rng.random() < 0.7, statements=rng.randrange(12))
         elif luck < 0.18:
             self.tally["power cuts"] += 1
             for node in self.nodes:
@@ -422,9 +467,11 @@ class World:
     def heal(self) -> None:
         """No more faults, clocks agree, everything is delivered; then time passes, and people close what they can."""
         self.checker.step += 1
-        self.gateway_mishap.point, self.gateway_skew = None, timedelta()
+        self.gateway_skew = timedelta()
+        self.gateway_mishap.clear()
         for node in self.nodes:
-            node.mishap.point, node.skew = None, timedelta()
+            node.skew = timedelta()
+            node.mishap.clear()
             if isinstance(node.transport, Broker):
                 node.transport.calm = True
         self.people.finish_saying()
@@ -526,9 +573,8 @@ def replay_command(seed: int, steps: int) -> str:
 
 def simulate(seed: int, steps: int) -> World:
     """One world, from its first step until it has healed. Raises InvariantViolated with the command that repeats it."""
-    world = World(seed)
+    world = World(seed, start=morning(seed % MORNINGS))
     try:
-        world.people.settle_in()
         for _ in range(steps):
             world.step()
         world.heal()

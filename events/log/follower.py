@@ -54,7 +54,7 @@ class Follower:
             self._wake.clear()
             try:
                 busy = self.step()
-            except Exception as failure:  # the loop must outlive a full disk or a bug in a timer
+            except Exception as failure:  # noqa: BLE001 - the loop must outlive a full disk or a bug in a timer
                 logger.error("round failed consumer=%s error=%s", self.consumer.name, type(failure).__name__)
                 stop.wait(1.0)
                 continue
@@ -69,14 +69,15 @@ class Follower:
         return sum(log.head() - self.consumer.position(source) for source, log in self.sources.items())
 
     def _follow(self, source: str) -> bool:
-        if self._clock() < self._not_before.get(source, self._clock()):
+        not_before = self._not_before.get(source)
+        if not_before is not None and self._clock() < not_before:
             return False
         batch = self.sources[source].read_all(after=self.consumer.position(source), limit=BATCH)
         if not batch:
             return False
         try:
             self.consumer.deliver_batch(batch)
-        except Exception:  # one of them fails: find it by delivering one by one
+        except Exception:  # noqa: BLE001 - one of them fails: find it by delivering one by one
             self._deliver_singly(source, batch)
         return True
 
@@ -87,7 +88,7 @@ class Follower:
                 self._failures.pop(source, None)
             except OperationalError:
                 raise  # the database's trouble (disk, connection), not this event's: nothing to park
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 - after a few tries it is parked, so that other streams go on
                 failures = self._failures[source] = self._failures.get(source, 0) + 1
                 logger.error(
                     "handling failed consumer=%s event=%s try=%d error=%s",

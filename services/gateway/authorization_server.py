@@ -451,7 +451,7 @@ class _CodeGrant(AuthorizationCodeGrant):  # type: ignore[misc]  # Authlib ships
 
     def create_authorization_response(self, redirect_uri: str, grant_user: Account) -> _AuthlibResponse:
         _, _, headers = super().create_authorization_response(redirect_uri, grant_user)
-        # 303, so that no browser ever sends the password on to the client (FAPI 2.0 section 5.3.2.2).
+        # 303, so that no browser ever sends the password on to the client (FAPI 2.0: 303, never 307).
         return 303, "", [("Location", add_params_to_uri(dict(headers)["Location"], [("iss", self.server.issuer)]))]
 
     def save_authorization_code(self, code: str, asked: Any) -> None:

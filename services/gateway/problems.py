@@ -177,6 +177,7 @@ _REPORT_REFUSALS: dict[ReportRefusal, tuple[int, str, str]] = {
         "Count them in: `beds` is at least `free` + `blocked` + held + occupied.",
     ),
     ReportRefusal.ALREADY_REGISTERED: (409, "This unit is registered already.", "Report its capacity instead."),
+    ReportRefusal.UNKNOWN_COUNTRY: (409, "That country does not take part.", "Add it to the reference data first."),
 }
 
 

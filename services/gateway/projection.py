@@ -16,7 +16,7 @@ from events import placement as p
 from events.envelope import Event, type_of
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing
-from events.vocabulary import AgeStatus, Freshness, Stage, Verb
+from events.vocabulary import Freshness, Household, Stage, Verb
 from services.gateway.read_model import SOURCE_ORDER, TABLES, Json, ReadModel, changes_metadata, metadata, moment_key
 
 CONSUMER = "gateway.read_model"
@@ -64,13 +64,14 @@ class Projection:
                 tx.connection.execute(sa.delete(table))
             for memory in ("inbox", "parked", "cursors"):
                 tx.connection.execute(sa.text(f"DELETE FROM {memory} WHERE consumer = :c"), {"c": CONSUMER})
-        for source, log in sources.items():
-            position = 0
-            while batch := log.read_all(after=position):
-                self.consumer.deliver_batch(batch)
-                position = batch[-1][0]
-            assert self.consumer.position(source) == position
+        self.catch_up(sources)
         return before, ReadModel(self.log.engine).digest()
+
+    def catch_up(self, sources: Mapping[str, EventLog]) -> None:
+        """Takes in everything the logs hold and this consumer has not seen."""
+        for source, log in sources.items():
+            while batch := log.read_all(after=self.consumer.position(source)):
+                self.consumer.deliver_batch(batch)
 
     def _project_request(self, tx: Writing, event: Event, data: p.PlacementEvent) -> None:
         key = {"request_id": data.request_id}
@@ -182,7 +183,7 @@ def parties_of(view: Json | None) -> set[str]:
     whoever travels with it. A shelter or country that is no longer asked no longer sees it."""
     if view is None:
         return set()
-    minor = view["household"]["age_status"] == AgeStatus.PRESUMED_MINOR
+    minor = msgspec.convert(view["household"], Household).is_headed_by_minor
     standing = [ask for ask in view["asks"].values() if ask["state"] in ("open", "accepted")]
     countries = {view["danger_country"], *(ask["country"] for ask in standing)}
     parties = {f"referrer:{view['referrer_organisation']}"}
@@ -224,7 +225,7 @@ def _opened(event: Event) -> Json:
         "deadline": None,
         "urgency": None,
         "danger_country": event.actor.country,
-        "household": {"age_status": AgeStatus.ADULT},
+        "household": {},
         "consents": {},
         "shortlist": None,
         "asks": {},

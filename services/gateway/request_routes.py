@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from flask import Response
 
-from events.envelope import Contract, Event
+from events.envelope import Contract, Event, wire_name
 from events.gateway import (
     AnswerAsk,
     CountersignPlacement,
@@ -38,9 +38,7 @@ def stream_of(request_id: str) -> str:
 
 def seal(call: Call, request_id: str, contract: type, event_id: str, field: SealedField, text: str) -> Sealed:
     """Seals one field of a command for the one event it will stand in."""
-    context = SealContext(
-        stream=stream_of(request_id), type=str(contract.__struct_config__.tag), event_id=event_id, field=field
-    )
+    context = SealContext(stream=stream_of(request_id), type=wire_name(contract), event_id=event_id, field=field)
     return call.gateway.keys.seal(request_id, text, context)
 
 

@@ -166,6 +166,7 @@ class _Claims(msgspec.Struct, frozen=True):
     scope: str = ""
 
 
+_REQUIRED_CLAIMS = ("sub", *(field.name for field in msgspec.structs.fields(_Claims) if field.required))
 _BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)")
 _REGISTRY = JWSRegistry(algorithms=ALGORITHMS)
 
@@ -322,8 +323,9 @@ class TokenVerifier:
         is_revoked: Callable[[str, str], bool],
         now: Callable[[], datetime],
     ) -> None:
-        self._issuer = issuer
-        self._audience = audience
+        self._rules: dict[str, dict[str, object]] = {name: {"essential": True} for name in _REQUIRED_CLAIMS}
+        self._rules["iss"] = {"essential": True, "value": issuer}
+        self._rules["aud"] = {"essential": True, "value": audience}
         self._countries = frozenset(countries)
         self._keys = KeyCache(jwks, now)
         self._is_revoked = is_revoked
@@ -372,7 +374,7 @@ class TokenVerifier:
         now = self._now().timestamp()
         try:
             claims = jwt.decode(token, key, registry=_REGISTRY, decoder_cls=_StrictJSON).claims
-            self._rules(now).validate(claims)
+            JWTAccessTokenClaimsValidator(now, LEEWAY.total_seconds(), **self._rules).validate(claims)
             typed = msgspec.convert(claims, _Claims)
         except ExpiredTokenError:
             raise InvalidToken(Reason.EXPIRED) from None
@@ -390,16 +392,6 @@ class TokenVerifier:
         if typed.exp - typed.iat > LONGEST_LIFETIME.total_seconds():
             raise InvalidToken(Reason.CLAIM, "exp")
         return typed
-
-    def _rules(self, now: float) -> JWTAccessTokenClaimsValidator:
-        exactly = {"iss": self._issuer, "aud": self._audience}
-        present = ("sub", *(field.name for field in msgspec.structs.fields(_Claims) if field.required))
-        return JWTAccessTokenClaimsValidator(
-            now=now,
-            leeway=LEEWAY.total_seconds(),
-            **{name: {"essential": True} for name in present},
-            **{name: {"essential": True, "value": value} for name, value in exactly.items()},
-        )
 
 
 def require_scope(principal: Principal, scope: Scope) -> None:

@@ -362,6 +362,22 @@ def test_a_code_used_again_after_it_expired_still_revokes_its_token(node, clock)
         node.principal(token)
 
 
+def test_a_code_is_only_good_for_the_client_it_was_given_to(node, clock):
+    codes = module._Codes(node.revocations, clock)
+    issued = module._Code(
+        account=ACCOUNTS[0],
+        client_id="pages",
+        redirect_uri=REDIRECT,
+        code_challenge=CHALLENGE,
+        scope="requests:read",
+        token_id="token-1",
+        issued_at=clock.time,
+    )
+    codes.add("code-1", issued)
+    assert codes.take("code-1", "other-pages") is None
+    assert codes.take("code-1", "pages") is issued
+
+
 @pytest.mark.parametrize(("seconds", "status"), [(59, 200), (60, 400), (61, 400)])
 def test_a_code_lives_a_minute(seconds, status, node, clock):
     code = node.code()

@@ -379,10 +379,10 @@ def test_a_token_for_somebody_else_is_refused(wrong, issuer, refusal):
 
 @pytest.mark.parametrize(
     "missing",
-    (
+    [
         *("iss", "aud", "sub", "client_id", "iat", "exp", "jti"),
         *("haven_person", "haven_role", "haven_organisation", "haven_country"),
-    ),
+    ],
 )
 def test_every_required_claim_is_required(missing, issuer, refusal):
     refused = refusal(issuer.token(**{missing: None}))
@@ -673,6 +673,14 @@ def test_keys_are_read_over_http(key_server, issuer):
 )
 def test_anything_but_a_key_set_fails_closed(answer, key_server):
     key_server.answer = answer
+    with pytest.raises(KeysUnavailable):
+        HttpKeySet(key_server.url)()
+
+
+@pytest.mark.parametrize(("status", "padding"), [(500, 0), (302, 0), (203, 0), (200, 70_000)])
+def test_good_keys_in_a_bad_answer_fail_closed(status, padding, key_server, issuer):
+    keys = json.dumps(issuer.jwks().as_dict()).encode()
+    key_server.answer = _answer(keys + b" " * padding, status, Location=key_server.url)
     with pytest.raises(KeysUnavailable):
         HttpKeySet(key_server.url)()
 

@@ -3,7 +3,7 @@
 A bed is in exactly one of five places: free, blocked, taken (by somebody Haven did not place), held, or occupied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from itertools import count, islice
@@ -90,19 +90,19 @@ class UnitDecider:
     service = "capacity"
     initial = Unit()
 
-    def __init__(self, rhythms: dict[str, Rhythm]) -> None:
+    def __init__(self, rhythms: Mapping[str, Rhythm]) -> None:
         self._rhythms = rhythms
 
     def decide(self, unit: Unit, message: Any, context: Context) -> Sequence[CapacityContract]:
         match message:
             case RegisterUnit():
-                return _register(unit, message, context)
+                return _register(unit, message, context, self._rhythms)
             case ReportCapacity():
                 return _report(unit, message, context)
             case ConfirmCapacity():
                 return _confirm(unit, message, context)
             case HoldRequested():
-                return _place_hold(unit, message)
+                return _place_hold(unit, message, context)
             case HoldReleaseRequested():
                 return _release_hold(unit, message)
             case FirmHoldRequested():
@@ -180,7 +180,11 @@ class UnitDecider:
                 return unit
 
 
-def _register(unit: Unit, command: RegisterUnit, context: Context) -> Sequence[CapacityContract]:
+def _register(
+    unit: Unit, command: RegisterUnit, context: Context, rhythms: Mapping[str, Rhythm]
+) -> Sequence[CapacityContract]:
+    if command.profile.country not in rhythms:
+        return [_refuse_report(unit, command.unit_id, context, ReportRefusal.UNKNOWN_COUNTRY)]
     if unit.profile is None:
         return [UnitRegistered(unit_id=command.unit_id, profile=command.profile, beds=command.beds)]
     return [_refuse_report(unit, command.unit_id, context, ReportRefusal.ALREADY_REGISTERED)]
@@ -220,7 +224,7 @@ def _refuse_report(unit: Unit, unit_id: str, context: Context, reason: ReportRef
     return ReportRefused(unit_id=unit_id, command_id=context.cause_id, reason=reason, revision=unit.revision)
 
 
-def _place_hold(unit: Unit, request: HoldRequested) -> Sequence[CapacityContract]:
+def _place_hold(unit: Unit, request: HoldRequested, context: Context) -> Sequence[CapacityContract]:
     def refused(reason: HoldRefusal) -> Sequence[CapacityContract]:
         return [
             HoldRefused(unit_id=request.unit_id, hold_id=request.hold_id, request_id=request.request_id, reason=reason)
@@ -231,6 +235,8 @@ def _place_hold(unit: Unit, request: HoldRequested) -> Sequence[CapacityContract
         return refused(HoldRefusal.ALREADY_RELEASED) if known.stage is HoldStage.OVER else ()
     if unit.profile is None:
         return refused(HoldRefusal.UNKNOWN_UNIT)
+    if request.until <= context.now:
+        return refused(HoldRefusal.ALREADY_OVER)
     if len(unit.free) < request.beds:
         return refused(HoldRefusal.NOT_ENOUGH_BEDS)
     return [

@@ -14,7 +14,7 @@ from datetime import datetime
 import msgspec
 
 from events.placement import Candidate, Preference, Rejection, RelocationRequestOpened, Rule, ShortlistDrawn
-from events.vocabulary import AgeStatus, Freshness, Group, Household, Track, UnitProfile, Urgency
+from events.vocabulary import Freshness, Group, Household, Track, UnitProfile, Urgency
 from reference import Reference
 
 RULESET = "2026-11"
@@ -83,11 +83,11 @@ def outside_danger_zones(search: Search, unit: UnitFacts) -> bool:
 
 def child_track_for_presumed_minors(search: Search, unit: UnitFacts) -> bool:
     """Directive 2011/36/EU art. 13(2): a presumed minor is a child at once."""
-    return search.household.age_status is not AgeStatus.PRESUMED_MINOR or unit.profile.track is Track.CHILD
+    return not search.household.is_headed_by_minor or unit.profile.track is Track.CHILD
 
 
 def adult_track_for_adults(search: Search, unit: UnitFacts) -> bool:
-    return search.household.age_status is not AgeStatus.ADULT or unit.profile.track is Track.ADULT
+    return search.household.is_headed_by_minor or unit.profile.track is Track.ADULT
 
 
 def accepts_household(search: Search, unit: UnitFacts) -> bool:

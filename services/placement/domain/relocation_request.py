@@ -547,5 +547,5 @@ def _pass_time(request: Request, context: Context) -> Sequence[PlacementContract
             step=step.steps[0],
             times=request.missed + 1,
             next_deadline=context.now + min(pace, timedelta(hours=clocks.escalation_cap_hours)),
-        )
+        ),
     ]

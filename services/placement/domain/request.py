@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import replace
 
+from events.capacity import HoldRefusal
 from events.envelope import Event
 from events.placement import (
     ArrivalOverdue,
@@ -49,7 +50,6 @@ from events.placement import (
 from events.vocabulary import (
     AcceptCondition,
     Actor,
-    AgeStatus,
     ArrivalOutcome,
     ConsentBy,
     ConsentScope,
@@ -141,7 +141,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return [hold for hold in self.holds.values() if hold.stage in stages]
 
     def is_minor(self) -> bool:
-        return self.opened is not None and self.opened.household.age_status is AgeStatus.PRESUMED_MINOR
+        return self.opened is not None and self.opened.household.is_headed_by_minor
 
     def consent_needed_by(self) -> ConsentBy:
         """For a presumed minor the guardian speaks (Directive 2011/36/EU arts. 14, 16)."""
@@ -219,11 +219,13 @@ def evolve(request: Request, event: Event) -> Request:
             held = replace(request.holds[asked.hold_id], stage=HoldStage.HELD)
             return _restaged(_with_hold(_with_ask(request, ask), held))
         case HoldLost(hold_id=hold_id, unit_id=unit_id, reason=reason):
-            lost = _with_hold(request, replace(request.holds[hold_id], stage=HoldStage.OVER))
-            ask = _ask_of(request, hold_id)
-            said_yes = ask is not None and ask.stage is AskStage.ACCEPTED
-            # A shelter that said yes and then lost the hold to the clock may be asked again, first of all.
-            tried = request.tried if said_yes else {**request.tried, unit_id: reason}
+            hold = request.holds[hold_id]
+            lost = _with_hold(request, replace(hold, stage=HoldStage.OVER))
+            # A shelter that said yes and then lost the hold to the clock may be asked again, first of all; so may one
+            # that never heard of it in time.
+            never_heard = reason == HoldRefusal.ALREADY_OVER and event.time >= hold.until
+            may_be_asked_again = _said_yes(request, hold_id) or never_heard
+            tried = request.tried if may_be_asked_again else {**request.tried, unit_id: reason}
             return _restaged(replace(lost, tried=tried))
         case HoldReleaseRequested(hold_id=hold_id):
             return _with_hold(request, replace(request.holds[hold_id], stage=HoldStage.OVER))
@@ -273,7 +275,10 @@ def evolve(request: Request, event: Event) -> Request:
                 )
             )
         case ConsentRecorded(scope=scope, country=country, by=by, version=version):
-            return _with_consent(request, consent_key(scope, country, by), True, version)
+            yes = _with_consent(request, consent_key(scope, country, by), True, version)
+            # A country is open again, so the search is too.
+            reopens = request.stage is Stage.UNMET_NEED and scope is ConsentScope.PLACEMENT
+            return replace(yes, stage=Stage.SHORTLISTED) if reopens else yes
         case ConsentWithdrawn(scope=scope, country=country, by=by, version=version):
             return _with_consent(request, consent_key(scope, country, by), False, version)
         case PlacementConfirmed() as confirmed:
@@ -313,8 +318,8 @@ def evolve(request: Request, event: Event) -> Request:
             raise TypeError(f"not placement's own: {type(event.data).__name__}")
 
 
-def _ask_of(request: Request, hold_id: str) -> Ask | None:
-    return next((ask for ask in request.asks.values() if ask.hold_id == hold_id), None)
+def _said_yes(request: Request, hold_id: str) -> bool:
+    return any(ask.hold_id == hold_id and ask.stage is AskStage.ACCEPTED for ask in request.asks.values())
 
 
 def _with_ask(request: Request, ask: Ask) -> Request:

@@ -1,0 +1,288 @@
+"""The embedded node: every service in one process on SQLite files. The composition root; it decides nothing.
+
+Each service has its own database and its own thread; they hear each other only through their logs, exactly as the
+distributed runtime will let them through Kafka.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import sqlalchemy as sa
+from flask import Flask
+
+from events.envelope import Contract, Event, derived_id, system_actor
+from events.gateway import RegisterUnit, ReportCapacity
+from events.log.follower import Follower
+from events.log.inbox import Consumer
+from events.log.store import ANY_VERSION, DuplicateEvent, EventLog, sqlite_engine
+from events.sealing import KeyStore, key_store_engine, load_or_create_key_file
+from reference import Reference, load
+from services.capacity.worker import CapacityWorker
+from services.clock import Clock, ExerciseClock, SteadyClock, real_time
+from services.config import Settings
+from services.gateway.api import create_app
+from services.gateway.authorization_server import (
+    PagesClient,
+    Revocations,
+    authorization_server,
+    load_or_create_logins,
+    load_or_create_signing_key,
+    public_keys,
+    refuse_when_external,
+)
+from services.gateway.erasure import Eraser
+from services.gateway.intake import Intake
+from services.gateway.principals import Account, demo_principals
+from services.gateway.projection import Projection
+from services.gateway.read_model import ReadModel
+from services.gateway.routing import Gateway
+from services.gateway.tokens import TokenVerifier
+from services.placement.worker import PlacementWorker
+from simulation.inventory import SyntheticUnit, synthetic_inventory
+
+logger = logging.getLogger(__name__)
+
+AUDIENCE = "haven"
+HOUSEKEEPING_EVERY = timedelta(hours=1)
+READY_LAG = 1000
+"""Events the read model may be behind before the node says it is not ready."""
+
+
+class DataDirectoryTaken(Exception):
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(
+            f"{data_dir} is in use by another Haven node. Stop that one, or set HAVEN_DATA_DIR to another directory."
+        )
+
+
+class DataDirectory:
+    """The node's files, held by one process at a time. The lock goes with the process, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise DataDirectoryTaken(path) from None
+
+    def database(self, name: str) -> sa.Engine:
+        file = self.path / f"{name}.sqlite"
+        file.touch(mode=0o600)
+        return sqlite_engine(str(file))
+
+    def release(self) -> None:
+        os.close(self._lock)
+
+
+class Core:
+    """The three services on their logs, without HTTP and without threads: what the node, the simulation and the tests
+    share. `engine` gives each service its own database."""
+
+    def __init__(self, engine: Callable[[str], sa.Engine], keys: KeyStore, reference: Reference, clock: Clock) -> None:
+        self.reference = reference
+        self.clock = clock
+        self.keys = keys
+        self.gateway_log = EventLog(engine("gateway"), "gateway")
+        self.placement_log = EventLog(engine("placement"), "placement")
+        self.capacity_log = EventLog(engine("capacity"), "capacity")
+        self.gateway_log.create_schema()
+        self.placement = PlacementWorker(self.placement_log, reference, clock)
+        self.capacity = CapacityWorker(self.capacity_log, reference, clock)
+        self.projection = Projection(self.gateway_log)
+        self.eraser = Eraser(self.gateway_log, keys)
+        self.read_model = ReadModel(self.gateway_log.engine)
+        self.intake = Intake(self.gateway_log, keys, self.read_model, clock)
+        logs = self.logs
+        self.followers = [
+            self._follow(self.placement.consumer, ("gateway", "capacity"), self.placement.pass_time),
+            self._follow(self.capacity.consumer, ("gateway", "placement"), self.capacity.pass_time),
+            self._follow(self.projection.consumer, tuple(logs)),
+            self._follow(self.eraser.consumer, ("placement",)),
+        ]
+
+    @property
+    def logs(self) -> dict[str, EventLog]:
+        return {"gateway": self.gateway_log, "placement": self.placement_log, "capacity": self.capacity_log}
+
+    @property
+    def consumers(self) -> list[Consumer]:
+        return [follower.consumer for follower in self.followers]
+
+    def settle(self) -> None:
+        """Works until nothing is left to do at this moment of the clock; for tests and simulations, without threads."""
+        while any([follower.step() for follower in self.followers]):
+            pass
+
+    def seed(self, inventory: Sequence[SyntheticUnit]) -> None:
+        """Registers the synthetic units and their first report; a second time, or after a crash, adds what is missing."""
+        for unit in inventory:
+            profile = unit.profile
+            commands: list[Contract] = [
+                RegisterUnit(unit_id=profile.unit_id, profile=profile, beds=unit.beds),
+                ReportCapacity(
+                    unit_id=profile.unit_id,
+                    revision_seen=1,
+                    beds=unit.beds,
+                    free=unit.free,
+                    blocked=unit.blocked,
+                    blocked_because=unit.blocked_because,
+                ),
+            ]
+            for command in commands:
+                self._append_once(f"unit-{profile.unit_id}", command)
+
+    def _append_once(self, stream: str, command: Contract) -> None:
+        event_id = derived_id("synthetic inventory", stream, type(command).__name__)
+        draft = Event(
+            id=event_id,
+            source="gateway",
+            stream=stream,
+            time=self.clock(),
+            actor=system_actor("gateway"),
+            correlation_id=stream,
+            causation_id=event_id,
+            data=command,
+        )
+        try:
+            self.gateway_log.append([draft], ANY_VERSION)
+        except DuplicateEvent:
+            logger.debug("inventory already known stream=%s", stream)
+
+    def _follow(
+        self,
+        consumer: Consumer,
+        sources: Sequence[str],
+        pass_time: Callable[[datetime], bool] = lambda _now: False,
+    ) -> Follower:
+        logs: Mapping[str, EventLog] = self.logs
+        return Follower(consumer, {source: logs[source] for source in sources}, self.clock, pass_time)
+
+
+class Node:
+    """The embedded node: the core, its HTTP face with the demo sign-in, and the threads that keep it going."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        refuse_when_external(settings.issuer)
+        self.settings = settings
+        self.directory = DataDirectory(settings.data_dir)
+        reference = load()
+        self.clock = clock or _clock(settings)
+        keys = KeyStore(
+            key_store_engine(f"sqlite:///{settings.data_dir / 'keys.sqlite'}"),
+            load_or_create_key_file(settings.data_dir / "key-file"),
+        )
+        keys.create_schema()
+        keys.verify_key_file()
+        self.core = Core(self.directory.database, keys, reference, self.clock)
+        self.inventory = synthetic_inventory(settings.inventory_seed, reference)
+        self.accounts = _accounts(self.inventory)
+        self.logins = load_or_create_logins(settings.data_dir, self.accounts)
+        self.app = self._app(reference)
+        self._stop = threading.Event()
+        self._caught_up_once = False
+        self._threads = [
+            threading.Thread(target=follower.run, args=(self._stop,), name=follower.consumer.name, daemon=True)
+            for follower in self.core.followers
+        ]
+        self._threads.append(threading.Thread(target=self._keep_house, name="housekeeping", daemon=True))
+
+    def start(self) -> None:
+        """Seeds a new data directory and starts the services."""
+        for consumer in self.core.consumers:
+            consumer.retry_parked()
+        self.core.seed(self.inventory)
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Lets every service finish what it is at; nothing acknowledged depends on it."""
+        self._stop.set()
+        for follower in self.core.followers:
+            follower.stop()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=10)
+        self._revocations.close()
+        self.directory.release()
+
+    def ready(self) -> dict[str, str]:
+        """Why the node is not ready; empty when it is."""
+        reasons = {}
+        lags = {follower: follower.lag() for follower in self.core.followers}
+        # What was there at the start is shown before anybody is told that the node is ready.
+        self._caught_up_once = self._caught_up_once or not any(lags.values())
+        for follower, lag in lags.items():
+            if lag > (READY_LAG if self._caught_up_once else 0):
+                reasons[follower.consumer.name] = f"{lag} events behind"
+            if parked := follower.consumer.parked():
+                reasons[f"{follower.consumer.name} parked"] = f"{len(parked)} events wait for an upgrade or a repair"
+        dead = [thread.name for thread in self._threads if self._started(thread) and not thread.is_alive()]
+        if dead:
+            reasons["stopped"] = ", ".join(dead)
+        return reasons
+
+    def _started(self, thread: threading.Thread) -> bool:
+        return thread.ident is not None and not self._stop.is_set()
+
+    def _app(self, reference: Reference) -> Flask:
+        settings = self.settings
+        signing_key = load_or_create_signing_key(settings.data_dir)
+        self._revocations = Revocations(settings.data_dir / "revocations.sqlite", real_time)
+        verifier = TokenVerifier(
+            issuer=settings.url,
+            audience=AUDIENCE,
+            countries=reference.countries.keys(),
+            jwks=lambda: public_keys(signing_key),
+            is_revoked=self._revocations.is_revoked,
+            now=real_time,
+        )
+        gateway = Gateway(
+            log=self.core.gateway_log,
+            intake=self.core.intake,
+            read_model=self.core.read_model,
+            keys=self.core.keys,
+            reference=reference,
+            verifier=verifier,
+            clock=self.clock,
+            new_id=lambda: str(uuid4()),
+        )
+        sign_in = authorization_server(
+            issuer=settings.url,
+            audience=AUDIENCE,
+            signing_key=signing_key,
+            accounts=self.accounts,
+            logins=self.logins,
+            pages=PagesClient(
+                client_id="haven-pages",
+                secret=secrets.token_urlsafe(32),
+                redirect_uris=frozenset({f"{settings.url}/signed-in"}),
+            ),
+            store=self._revocations,
+            now=real_time,
+        )
+        return create_app(gateway, settings.url, self.ready, sign_in)
+
+    def _keep_house(self) -> None:
+        while not self._stop.wait(HOUSEKEEPING_EVERY.total_seconds()):
+            self.core.intake.forget_old_keys(self.clock())
+
+
+def _accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:
+    shelters = {unit.profile.shelter_id: unit.profile.country for unit in inventory}
+    return demo_principals(sorted(shelters.items()))
+
+
+def _clock(settings: Settings) -> Clock:
+    if settings.exercise_speed == 1:
+        return SteadyClock()
+    return ExerciseClock(settings.exercise_speed, settings.data_dir / "exercise-clock.json")
