@@ -118,10 +118,35 @@ def demo(
 
 
 @app.command()
+def simulate(
+    seed: Annotated[int, typer.Option(help="Where the random numbers start; the same seed is the same run.")] = 1,
+    cases: Annotated[int, typer.Option(help="Referrals in one simulated year, through the real API.")] = 300,
+    steps: Annotated[
+        int, typer.Option(help="Instead: this many steps of crashes, duplicates, delays and clock jumps per seed.")
+    ] = 0,
+    seeds: Annotated[int, typer.Option(help="With --steps: how many seeds, from --seed on.")] = 1,
+) -> None:
+    """Try Haven out on a synthetic year, or on everything that can go wrong at once."""
+    from simulation.invariants import InvariantViolated
+
+    try:
+        if steps:
+            from simulation.world import run as run_worlds
+
+            typer.echo("\n".join(run_worlds(range(seed, seed + seeds), steps).lines()))
+        else:
+            from simulation.year import run_year
+
+            run_year(seed, cases, typer.echo)
+    except InvariantViolated as violated:
+        raise _fail("\n".join([str(violated), *getattr(violated, "__notes__", [])])) from None
+
+
+@app.command()
 def rebuild() -> None:
     """Build the read model again from the logs and compare (stop the node first)."""
-    from services.node import DataDirectory, DataDirectoryTaken
     from services.gateway.projection import Projection
+    from services.node import DataDirectory, DataDirectoryTaken
 
     settings = _settings()
     try:

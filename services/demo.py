@@ -8,6 +8,7 @@ keeps its idempotency keys and simply repeats what got no answer, so the node ma
 import base64
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -83,6 +84,36 @@ class Client:
             time.sleep(0.2)
         raise DemoFailed(f"no answer to {method} {path} within {PATIENCE.seconds} s")
 
+    def moves(self, who: str, subject: str) -> Iterator[None]:
+        """Yields once at first and then whenever `subject` moves, as the live stream says; ends after PATIENCE."""
+        ends = time.monotonic() + PATIENCE.total_seconds()
+        last_id = ""
+        yield
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                for line in self._stream(who, last_id):
+                    if line.startswith("id: "):
+                        last_id = line[4:]
+                    if (line.startswith("data: ") and subject in line) or line.startswith("retry: "):
+                        yield  # also on (re)connection: it may have moved while nobody listened
+                    if time.monotonic() >= ends:
+                        return
+            time.sleep(0.2)
+
+    def _stream(self, who: str, last_id: str) -> Iterator[str]:
+        place = urlsplit(self.url)
+        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+        headers = {"Authorization": f"Bearer {self._token(who)}", "Last-Event-ID": last_id}
+        try:
+            connection.request("GET", "/api/v1/stream", headers=headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                return
+            while line := response.readline():
+                yield line.decode().rstrip()
+        finally:
+            connection.close()
+
     def _token(self, who: str) -> str:
         known, until = self._tokens.get(who, ("", 0.0))
         if time.monotonic() < until:
@@ -136,13 +167,12 @@ class Story:
         self.say(f"- {text}")
 
     def until(self, what: str, condition: Callable[[Json], bool]) -> Json:
-        """Waits for something Haven does by itself."""
-        ends = time.monotonic() + PATIENCE.total_seconds()
-        while time.monotonic() < ends:
+        """Waits for something Haven does by itself, looking only when the live stream says that something moved."""
+        view: Json = {"stage": "unknown"}
+        for _ in self.client.moves(ORIGIN, self.request_id):
             view = self.view()
             if condition(view):
                 return view
-            time.sleep(0.1)
         raise DemoFailed(f"waited in vain until {what}; the request is {view['stage']}")
 
 
@@ -282,7 +312,7 @@ def _get_offer(story: Story) -> Json:
         view = story.until("a shelter is asked", lambda view: bool(_open_asks(view)) or view["stage"] == "offered")
         for ask in view["asks"].values():
             if ask["state"] == "accepted":
-                return ask
+                return dict(ask)
         for ask in _open_asks(view):
             if ask["country"] != "NL":
                 _answer(story, ask, {"accept": False, "decline": "no_space"})
@@ -359,8 +389,10 @@ def _expect(answer: Answer) -> None:
 def _show_timeline(story: Story) -> None:
     events = story.api(ORIGIN, "GET", f"/relocation-requests/{story.request_id}/timeline").body["events"]
     story.say("Timeline, as the Belgian coordinator reads it:")
-    for event in events:
-        story.say("  " + _line(event))
+    told = [_line(event) for event in events if event["type"] not in _NOT_TOLD]
+    for what, same in itertools.groupby(told, key=lambda line: line[13:]):
+        moments = list(same)
+        story.say("  " + moments[0][:13] + what + (f"  (x{len(moments)})" if len(moments) > 1 else ""))
     trail = story.api(
         AUDITOR, "GET", f"/audit/events?case={story.request_id}&verb=disclosure", Haven_Purpose="lawfulness_check"
     )
@@ -369,6 +401,7 @@ def _show_timeline(story: Story) -> None:
     story.say(f"\nThe auditor sees {len(opened)} sealed field opened, by whom and why, and not what it said.")
 
 
+_NOT_TOLD = ("placement.relocation_request.next_step_set.v1", "capacity.unit.standing_changed.v1")
 _TOLD = ("stage", "reason", "decline", "outcome", "scope", "country", "field", "step", "resource", "unit_id")
 
 

@@ -7,7 +7,6 @@ distributed runtime will let them through Kafka.
 import fcntl
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from events.log.follower import Follower
 from events.log.inbox import Consumer
 from events.log.store import ANY_VERSION, DuplicateEvent, EventLog, sqlite_engine
 from events.sealing import KeyStore, key_store_engine, load_or_create_key_file
+from events.vocabulary import Role
 from reference import Reference, load
 from services.capacity.worker import CapacityWorker
 from services.clock import Clock, ExerciseClock, SteadyClock, real_time
@@ -50,6 +50,14 @@ from simulation.inventory import SyntheticUnit, synthetic_inventory
 logger = logging.getLogger(__name__)
 
 AUDIENCE = "haven"
+PAGES = Account(
+    username="haven-pages",
+    person="haven.pages",
+    role=Role.SYSTEM,
+    organisation="haven",
+    country="BE",
+    description="The OAuth client of the authorization code flow; nobody signs in as it.",
+)
 HOUSEKEEPING_EVERY = timedelta(hours=1)
 READY_LAG = 1000
 """Events the read model may be behind before the node says it is not ready."""
@@ -120,7 +128,7 @@ class Core:
 
     def settle(self) -> None:
         """Works until nothing is left to do at this moment of the clock; for tests and simulations, without threads."""
-        while any([follower.step() for follower in self.followers]):
+        while sum(follower.step() for follower in self.followers):
             pass
 
     def seed(self, inventory: Sequence[SyntheticUnit]) -> None:
@@ -186,7 +194,8 @@ class Node:
         self.core = Core(self.directory.database, keys, reference, self.clock)
         self.inventory = synthetic_inventory(settings.inventory_seed, reference)
         self.accounts = _accounts(self.inventory)
-        self.logins = load_or_create_logins(settings.data_dir, self.accounts)
+        self.logins = load_or_create_logins(settings.data_dir, [*self.accounts, PAGES])
+        self._pages_secret = self.logins.pop(PAGES.username)
         self.app = self._app(reference)
         self._stop = threading.Event()
         self._caught_up_once = False
@@ -263,8 +272,8 @@ class Node:
             accounts=self.accounts,
             logins=self.logins,
             pages=PagesClient(
-                client_id="haven-pages",
-                secret=secrets.token_urlsafe(32),
+                client_id=PAGES.client_id,
+                secret=self._pages_secret,
                 redirect_uris=frozenset({f"{settings.url}/signed-in"}),
             ),
             store=self._revocations,

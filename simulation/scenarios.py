@@ -152,7 +152,7 @@ class People:
         rng, regions = self._rng, sorted(self.world.reference.regions)
         for n in range(rng.randrange(4, 7)):
             region = rng.choice(regions)
-            beds = rng.choice((1, 2, 3, 4, 6))
+            beds = rng.choice((1, 2, 4, 6))
             self.add_unit(
                 self.world.reference.regions[region].country,
                 region,
@@ -179,11 +179,11 @@ class People:
             self._send(*self._meant.pop(rng.randrange(len(self._meant))))
         elif self._opened < self._households and (luck < 0.3 or not self._opened):
             self.open(self.any_opening(), self.referrer(rng.choice(self._countries), rng.choice((1, 2))))
-        elif luck < 0.31:
+        elif luck > 0.999:
             self.alarm(rng.choice(self._countries), 3)
-        elif luck < 0.37:
+        elif luck > 0.93:
             self._say(*self._staff_report())
-        elif luck < 0.49:
+        elif luck > 0.82:
             self._say(*self._absurd())
         else:
             self._advance()

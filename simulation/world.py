@@ -146,13 +146,19 @@ class ByPosition:
         node = self._node
         heard = list(node.log.listeners), [list(log.listeners) for log in self._sources.values()]
         self._follower = Follower(node.service.consumer, self._sources, node.clock, node.service.pass_time)
+        self._up_to_date: list[int] | None = None
         # The world asks for each round itself; a hint to look would keep every dead follower in the log's list.
         node.log.listeners[:] = heard[0]
         for log, listeners in zip(self._sources.values(), heard[1], strict=True):
             log.listeners[:] = listeners
 
     def work(self) -> bool:
-        return self._follower.step()
+        heads = self._node.heads()
+        if heads == self._up_to_date:  # there is nothing to read: the timers are all that is left of the round
+            return self._node.service.pass_time(self._node.clock())
+        busy = self._follower.step()
+        self._up_to_date = heads if not busy and self._follower.lag() == 0 else None
+        return busy
 
 
 class Broker:
@@ -190,7 +196,7 @@ class Broker:
                 return False
             if rng.random() < 0.02:
                 self._clogged[source] = rng.randrange(1, 8)
-        if len(waiting) < 12:
+        if len(waiting) < 12 and self._fetched[source] < self._node.head(source):
             fetched = self._sources[source].read_all(after=self._fetched[source], limit=24)
             if fetched:
                 waiting += fetched
@@ -228,6 +234,14 @@ class Node:
 
     def clock(self) -> datetime:
         return self._world.now + self.skew
+
+    def head(self, source: str) -> int:
+        """Position of the last event in a log: the world sees every commit, so nobody needs to ask the database."""
+        return self._world.seen.get(source, 0)
+
+    def heads(self) -> list[int]:
+        """The same for every log the service follows."""
+        return [self.head(source) for source in self.part.sources]
 
     def _build(self) -> Service:
         return self.part.build(self.log, self._world.reference, self.clock)
@@ -285,7 +299,7 @@ class World:
         self.tally: Counter[str] = Counter()
         self.types: Counter[str] = Counter()
         self.stages: set[str] = set()
-        self._seen: dict[str, int] = {}
+        self.seen: dict[str, int] = {}
         self._dirty: dict[str, None] = {}
         self.logs = {name: EventLog(sqlite_engine(":memory:"), name) for name in ("gateway", *(p.name for p in parts))}
         for source, log in self.logs.items():
@@ -377,7 +391,7 @@ class World:
         for _ in range(rng.choice((0, 1, 1, 2))):
             self.people.act()
         self._break_something()
-        for node in rng.choices(self.nodes, k=rng.choice((1, 2, 3, 4))):
+        for node in rng.choices(self.nodes, k=rng.choice((1, 2, 3))):
             self.work(node)
 
     def work(self, node: Node) -> bool:
@@ -406,12 +420,14 @@ class World:
         """Checks whatever was committed since the last look."""
         for source in list(self._dirty):
             log, streams = self.logs[source], {}
-            for position, event in log.read_all(after=self._seen.get(source, 0), limit=100_000):
-                self._seen[source] = position
+            for position, event in log.read_all(after=self.seen.get(source, 0), limit=100_000):
+                self.seen[source] = position
                 self.checker.see(source, event)
                 streams[event.stream] = None
                 if isinstance(event, Event):
                     self.types[type_of(event)] += 1
+                if source == "placement":
+                    self.stages.add(self.checker.states[source, event.stream].stage)
             self.checker.rest()
             self._compare(source, streams)
         self._dirty.clear()
@@ -423,10 +439,7 @@ class World:
             with node.log.engine.connect() as connection:
                 reading = Writing(node.log, connection)
                 for stream in streams:
-                    state = node.service.runner.state(reading, stream)
-                    self.checker.state_is(source, stream, state)
-                    if isinstance(state, Request):
-                        self.stages.add(state.stage)
+                    self.checker.state_is(source, stream, node.service.runner.state(reading, stream))
                 if source == "capacity":
                     columns = bed_claims.c.unit_id, bed_claims.c.bed, bed_claims.c.hold_id
                     self.checker.claims_are((row[0], row[1], row[2]) for row in connection.execute(sa.select(*columns)))

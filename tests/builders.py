@@ -42,8 +42,8 @@ from events.vocabulary import (
     Urgency,
     WithdrawalReason,
 )
-from reference import UrgencyClocks
-from services.capacity.domain.unit import Rhythm, Unit, UnitDecider
+from reference import Rhythm, UrgencyClocks
+from services.capacity.domain.unit import Unit, UnitDecider
 from services.placement.domain.matching import UnitFacts
 from services.placement.domain.process import PlacementFacts
 from services.placement.domain.relocation_request import RelocationRequestDecider

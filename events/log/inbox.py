@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from events.envelope import Event, UnreadableEvent, decode, encode
-from events.log.store import EventLog, Writing
+from events.log.store import EventLog, Writing, cursors, inbox, parked
 
 Incoming = Event | UnreadableEvent
 
@@ -111,6 +111,11 @@ class Consumer:
                 tx.connection.execute(
                     _MOVE_CURSOR, {"consumer": self.name, "source": incoming.source, "position": position}
                 )
+
+    def forget(self, tx: Writing) -> None:
+        """Starts over: for a consumer whose every effect is dropped in the same transaction and built again."""
+        for memory in (inbox, parked, cursors):
+            tx.connection.execute(sa.delete(memory).where(memory.c.consumer == self.name))
 
     def parked(self) -> list[ParkedEvent]:
         with self.log.engine.connect() as connection:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from events.envelope import Event, UnreadableEvent, decode, decode_many, encode, type_of
 
@@ -329,8 +329,11 @@ class EventLog:
                     current = tx.stream_versions(draft.stream for one in group for draft in one.drafts)
                     appended = self._append_all(tx.connection, group, current)
         except Exception as refused:  # noqa: BLE001 - raised again in the thread of the append it belongs to
-            if len(group) == 1:
-                group[0].refused = refused
+            if len(group) == 1 or isinstance(refused, OperationalError):
+                # A connection that breaks at COMMIT leaves open whether it took place: a second try could tell somebody
+                # that their event was refused when it is in the log.
+                for one in group:
+                    one.refused = refused
                 return
             for one in group:  # nothing is in the log yet; find whose fault it was
                 self._commit([one])

@@ -62,8 +62,7 @@ class Projection:
         with self.log.writing() as tx:
             for table in TABLES:
                 tx.connection.execute(sa.delete(table))
-            for memory in ("inbox", "parked", "cursors"):
-                tx.connection.execute(sa.text(f"DELETE FROM {memory} WHERE consumer = :c"), {"c": CONSUMER})
+            self.consumer.forget(tx)
         self.catch_up(sources)
         return before, ReadModel(self.log.engine).digest()
 

@@ -26,6 +26,7 @@ from services.gateway import bodies, problems
 from services.gateway.access import may_know_received, parties, present_request, present_timeline
 from services.gateway.principals import Scope
 from services.gateway.read_model import Json, moment_key
+from services.gateway.reflection import SHOWN_TO, reflection_clock
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
 
 FOLLOWERS = (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.GUARDIAN, Role.ESCORT)
@@ -76,8 +77,11 @@ def _received_view(event: Event, command: OpenRelocationRequest) -> Json:
 
 def _shown(call: Call, view: Json, status: int = 200) -> Response:
     request_id = view["request_id"]
+    shown = present_request(view, call.principal)
+    if call.principal.role in SHOWN_TO:
+        shown["reflection"] = reflection_clock(view, call.gateway.reference)
     return answer(
-        present_request(view, call.principal),
+        shown,
         status,
         ETag=f'"{view["revision"]}"',
         Location=f"{PREFIX}/relocation-requests/{request_id}",

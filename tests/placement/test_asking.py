@@ -21,7 +21,6 @@ from events.placement import (
     Refusal,
     RelocationRequestOpened,
     RelocationRequestRefused,
-    ShelterAsked,
     ShortlistDrawn,
     UnmetNeedRecorded,
 )
@@ -238,9 +237,7 @@ def test_a_late_answer_is_kept_and_harmless(stage: Stage, decline: DeclineReason
     before = story.state
     command = AnswerAsk(request_id=a.REQUEST, ask_id=late.ask_id, decline=decline)
     story.when(command, by=a.shelter_staff("u2", "LU"))
-    story.then(
-        LateAnswerRecorded(request_id=a.REQUEST, ask_id=late.ask_id, accepted=decline is None, decline=decline)
-    )
+    story.then(LateAnswerRecorded(request_id=a.REQUEST, ask_id=late.ask_id, accepted=decline is None, decline=decline))
     assert story.state == before
 
 
@@ -253,9 +250,7 @@ def test_only_the_shelter_that_was_asked_answers() -> None:
 def test_beds_held_meanwhile_are_asked_about_even_after_a_yes() -> None:
     story = a.a_relocation_request()
     first = hold_of(story, "u1")
-    story.when(
-        HoldPlaced(unit_id="u1", hold_id=first.hold_id, request_id=a.REQUEST, beds=(1, 2), until=first.until)
-    )
+    story.when(HoldPlaced(unit_id="u1", hold_id=first.hold_id, request_id=a.REQUEST, beds=(1, 2), until=first.until))
     a.answer_from(story, "u1")
     a.beds_are_held(story)
     assert a.open_asks(story) == ["u2"]
@@ -264,9 +259,7 @@ def test_beds_held_meanwhile_are_asked_about_even_after_a_yes() -> None:
 def test_a_shelter_that_said_yes_and_lost_the_beds_to_the_clock_is_asked_again_first() -> None:
     story = expired(a.a_request_that_is(Stage.OFFERED), "u1")
     story.then_among_others(
-        HoldLost(
-            request_id=a.REQUEST, hold_id=next(iter(story.state.holds)), unit_id="u1", reason="expired"
-        )
+        HoldLost(request_id=a.REQUEST, hold_id=next(iter(story.state.holds)), unit_id="u1", reason="expired")
     )
     assert asked_units(story) == ["u1", "u2", "u1"]
     again = hold_of(story, "u1")
@@ -350,5 +343,3 @@ def test_the_reasons_for_which_a_unit_is_never_asked_again() -> None:
 def test_a_unit_without_a_report_is_never_asked_and_the_need_says_so() -> None:
     story = a.a_relocation_request(a.a_unit("u1", freshness=Freshness.NOT_REPORTED))
     assert story.the_last(UnmetNeedRecorded).failed_rules == {"capacity_is_known": 1}
-
-

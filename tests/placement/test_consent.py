@@ -197,7 +197,9 @@ def test_a_minor_does_not_leave_before_the_guardian_agreed_to_the_journey() -> N
 
 @pytest.mark.parametrize("ages", ["children_under_6", "children_6_to_11", "children_12_to_17"])
 def test_for_children_alone_the_guardian_is_asked_whatever_the_form_said(ages: str) -> None:
-    story = a.a_request_that_is(Stage.COUNTERSIGNED, a.a_unit("u1", track=Track.CHILD), household=Household(**{ages: 1}))
+    story = a.a_request_that_is(
+        Stage.COUNTERSIGNED, a.a_unit("u1", track=Track.CHILD), household=Household(**{ages: 1})
+    )
     assert story.state.next_step.steps == (Step.RECORD_GUARDIAN_CONSENT,)
 
 

@@ -242,7 +242,9 @@ def test_every_command_in_every_stage_by_everybody_has_one_decided_outcome(
 def test_the_table_speaks_of_every_command_that_is_about_a_request() -> None:
     about_units = {RegisterUnit, ReportCapacity, ConfirmCapacity}
     story = a.a_request_that_is(Stage.OFFERED)
-    assert {type(make(story, a.a_referrer())) for make in COMMANDS.values()} == set(Command.__subclasses__()) - about_units
+    assert {type(make(story, a.a_referrer())) for make in COMMANDS.values()} == set(
+        Command.__subclasses__()
+    ) - about_units
 
 
 def test_the_table_speaks_of_every_role_but_the_timers() -> None:

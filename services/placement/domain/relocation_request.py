@@ -127,10 +127,6 @@ def _decide_command(request: Request, command: Any, context: Context) -> Sequenc
     try:
         if isinstance(command, OpenRelocationRequest):
             return _open(request, command, context)
-        # One refused at the door was never opened, but it brought a sealed callback that can be erased.
-        erasable = isinstance(command, EraseHousehold) and request.stage is not Stage.RECEIVED
-        if request.opened is None and not erasable:
-            raise RefusedCommand(Refusal.UNKNOWN_REQUEST)
         return _decide_known(request, command, context) or [
             CommandHadNoEffect(request_id=command.request_id, command_id=context.cause_id, command=name)
         ]
@@ -148,6 +144,10 @@ def _decide_command(request: Request, command: Any, context: Context) -> Sequenc
 
 
 def _decide_known(request: Request, command: Any, context: Context) -> Sequence[PlacementContract]:
+    # One refused at the door was never opened, but it brought a sealed callback that can be erased.
+    erasable = isinstance(command, EraseHousehold) and request.stage is not Stage.RECEIVED
+    if request.opened is None and not erasable:
+        raise RefusedCommand(Refusal.UNKNOWN_REQUEST)
     match command:
         case WithdrawRequest():
             return _withdraw(request, command, context)
