@@ -227,6 +227,7 @@ class Checker:
         self.states: dict[tuple[str, str], Any] = {}
         self.hold_answers: Counter[str] = Counter()
         self._events: dict[str, Event] = {}
+        self._unreadable: set[str] = set()
         self._versions: dict[tuple[str, str], int] = {}
         self._last_cause: dict[tuple[str, str], str] = {}
         self._decided: Counter[tuple[str, str, str]] = Counter()
@@ -245,6 +246,7 @@ class Checker:
         self._versions[key] = incoming.version
         self._require(Invariant.EFFECTS_ONCE, incoming.id not in self._events, "the same event twice", incoming)
         if isinstance(incoming, UnreadableEvent):
+            self._unreadable.add(incoming.id)
             return
         self._events[incoming.id] = incoming
         if source not in self.deciders:
@@ -344,16 +346,16 @@ class Checker:
     def _caused(self, source: str, event: Event) -> None:
         key = (source, event.stream)
         cause = self._events.get(event.causation_id)
+        unreadable = event.causation_id in self._unreadable  # by this release; a newer one acted on it
         if self._last_cause.get(key) != event.causation_id:
             self._last_cause[key] = event.causation_id
             self._decided[source, event.stream, event.causation_id] += 1
             decided = self._decided[source, event.stream, event.causation_id]
             self._require(Invariant.EFFECTS_ONCE, decided == 1, "a cause took effect twice:", event)
             by_time = event.causation_id == derived_id(event.stream, event.version - 1, "time")
-            self._require(Invariant.EFFECTS_ONCE, cause is not None or by_time, "an effect without a cause:", event)
-        spoken_for = event.actor.role is Role.SYSTEM or (
-            cause is not None and cause.source == "gateway" and cause.actor == event.actor
-        )
+            self._require(Invariant.EFFECTS_ONCE, cause is not None or by_time or unreadable, "an effect without a cause:", event)
+        commanded = cause is not None and cause.source == "gateway" and cause.actor == event.actor
+        spoken_for = event.actor.role is Role.SYSTEM or commanded or unreadable
         self._require(Invariant.ONLY_THE_ENTITLED, spoken_for, "nobody said this:", event)
 
     # Capacity

@@ -275,11 +275,14 @@ class People:
                 if rng.random() < 0.1:
                     return self._answer(request, ask)
                 override = OverrideReason.SAFETY_KNOWLEDGE if rng.random() < 0.5 else None
-                return ProposePlacement(request_id=request_id, ask_id=ask.ask_id, override=override), origin
+                proposal = ProposePlacement(request_id=request_id, ask_id=ask.ask_id, override=override)
+                return proposal, self._signer(request, origin)
             case Stage.PROPOSED if request.proposal is not None:
-                host = self.coordinator(request.proposal.host_country, rng.choice((1, 2)))
+                shown = request.proposal_hash if rng.random() < 0.95 else "0" * 64
                 refusal = SignatureRefusal.RISK_IN_REGION if rng.random() < 0.1 else None
-                return self.countersign(request, host, refusal), host
+                signature = CountersignPlacement(request_id=request_id, proposal=shown, refusal=refusal)
+                host = self.coordinator(request.proposal.host_country, rng.choice((1, 2)))
+                return signature, self._signer(request, host)
             case Stage.COUNTERSIGNED:
                 return self.consent(request, ConsentScope.PLACEMENT)
             case Stage.CONFIRMED if request.journey is None:
@@ -312,14 +315,17 @@ class People:
         word = RecordConsent(request_id=request.opened.request_id, scope=scope, country=host, given=given, by=by)
         return word, actor
 
-    def countersign(
-        self, request: Request, _host: Actor, refusal: SignatureRefusal | None = None
-    ) -> CountersignPlacement:
-        """The host's signature under what the request's page shows now."""
-        assert request.opened is not None
-        return CountersignPlacement(
-            request_id=request.opened.request_id, proposal=request.proposal_hash, refusal=refusal
-        )
+    def _signer(self, request: Request, proper: Actor) -> Actor:
+        """Mostly the proper focal point; else somebody who must not sign: an office of theirs does not make them two."""
+        rng = self._rng
+        luck = rng.random()
+        if luck < 0.8:
+            return proper
+        if luck < 0.9:
+            return _as_person(proper, request.proposer.person if request.proposer else "coordinator-abroad")
+        if luck < 0.95 and request.referrer is not None:
+            return _as_person(proper, request.referrer.person)
+        return self.coordinator(rng.choice(self._countries))
 
     def _answer(self, request: Request, ask: Ask) -> tuple[Command, Actor]:
         rng = self._rng

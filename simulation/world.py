@@ -5,6 +5,7 @@ transport between the logs, and death. After every step the invariants are check
 come to rest (the method of FoundationDB and TigerBeetle: safety under faults, then liveness without).
 """
 
+import hashlib
 import random
 import sqlite3
 from collections import Counter
@@ -19,7 +20,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from events.envelope import Event, UnreadableEvent, type_of
+from events.envelope import Event, UnreadableEvent, encode, type_of
 from events.gateway import Command, ConfirmCapacity, RegisterUnit, ReportCapacity
 from events.log.decider import DeciderRunner
 from events.log.follower import Follower
@@ -168,12 +169,12 @@ class Broker:
     again.
     """
 
-    def __init__(self, node: "Node", sources: dict[str, EventLog], rng: random.Random, tally: Counter[str]) -> None:
-        self._node, self._sources, self._rng, self._tally = node, sources, rng, tally
+    def __init__(self, node: "Node", sources: dict[str, EventLog], world: "World") -> None:
+        self._node, self._sources, self._world = node, sources, world
+        self._rng, self._tally = world.rng, world.tally
         self._offsets = {source: node.service.consumer.position(source) for source in sources}
         self._in_flight: dict[str, list[tuple[int, Event | UnreadableEvent]]] = {}
         self._clogged: dict[str, int] = {}
-        self.calm = False
         self.crash()
 
     def crash(self) -> None:
@@ -184,13 +185,13 @@ class Broker:
         busy = False
         for source in self._sources:
             busy |= self._deliver(source)
-        if self.calm or self._rng.random() < 0.6:
+        if self._world.is_calm or self._rng.random() < 0.6:
             busy |= self._node.service.pass_time(self._node.clock())
         return busy
 
     def _deliver(self, source: str) -> bool:
         rng, waiting = self._rng, self._in_flight[source]
-        if not self.calm:
+        if not self._world.is_calm:
             if self._clogged.get(source, 0) > 0:
                 self._clogged[source] -= 1
                 return False
@@ -208,15 +209,15 @@ class Broker:
         self._tally["duplicates"] += deliveries.count(Delivery.DUPLICATE)
         self._tally["parked early"] += deliveries.count(Delivery.PARKED)
         for delivered in batch:
-            if self.calm or rng.random() >= 0.05:  # else the broker sends it again later
+            if self._world.is_calm or rng.random() >= 0.05:  # else the broker sends it again later
                 waiting.remove(delivered)
-        if self.calm or rng.random() < 0.4:
+        if self._world.is_calm or rng.random() < 0.4:
             self._offsets[source] = min((position for position, _ in waiting), default=self._fetched[source] + 1) - 1
         return True
 
     def _choose(self, waiting: list[tuple[int, Event | UnreadableEvent]]) -> list[tuple[int, Event | UnreadableEvent]]:
         size = min(len(waiting), self._rng.choice((1, 1, 3, 8)))
-        if self.calm or self._rng.random() < 0.7:
+        if self._world.is_calm or self._rng.random() < 0.7:
             return waiting[:size]
         self._tally["reordered"] += 1
         return self._rng.sample(waiting, size)
@@ -296,6 +297,8 @@ class World:
         self.rng = random.Random(seed)
         self.reference = reference()
         self.now = START
+        self.is_calm = False
+        """While it is, the transport does nobody any harm."""
         self.tally: Counter[str] = Counter()
         self.types: Counter[str] = Counter()
         self.stages: set[str] = set()
@@ -316,7 +319,7 @@ class World:
         for node in self.nodes:
             sources = {source: self.logs[source] for source in node.part.sources}
             by_position = self.rng.random() < 0.5
-            node.transport = ByPosition(node, sources) if by_position else Broker(node, sources, self.rng, self.tally)
+            node.transport = ByPosition(node, sources) if by_position else Broker(node, sources, self)
         deciders = {node.part.name: node.service.runner.decider for node in self.nodes}
         self.checker = Checker(self.reference, deciders, seed=seed)
         self.people = People(self, self.rng)
@@ -386,12 +389,15 @@ class World:
     def step(self) -> None:
         """One moment: time passes, somebody does something, something breaks, the services get some of their turns."""
         self.checker.step += 1
-        rng = self.rng
         self._pass_time()
-        for _ in range(rng.choice((0, 1, 1, 2))):
+        for _ in range(self.rng.choice((0, 1, 1, 2))):
             self.people.act()
+        self.jostle(self.rng.choice((1, 2, 3)))
+
+    def jostle(self, turns: int) -> None:
+        """Something breaks, perhaps, and some services get a turn, in any order."""
         self._break_something()
-        for node in rng.choices(self.nodes, k=rng.choice((1, 2, 3))):
+        for node in self.rng.choices(self.nodes, k=turns):
             self.work(node)
 
     def work(self, node: Node) -> bool:
@@ -478,37 +484,39 @@ class World:
     # Healing
 
     def heal(self) -> None:
-        """No more faults, clocks agree, everything is delivered; then time passes, and people close what they can."""
-        self.checker.step += 1
-        self.gateway_skew = timedelta()
-        self.gateway_mishap.clear()
-        for node in self.nodes:
-            node.skew = timedelta()
-            node.mishap.clear()
-            if isinstance(node.transport, Broker):
-                node.transport.calm = True
+        """The end of every run: the world calms down; then time passes, and people close what they can."""
         self.people.finish_saying()
-        self.settle()
-        self.check_healed()
+        self.calm_down()
         self.now += timedelta(hours=3)
-        self.settle()
-        self.check_healed()
+        self.calm_down()
         self.people.close_everything()
-        self.settle()
-        self.check_healed()
+        self.calm_down()
         self.people.check_closed()
-        checker = audit(
+        audited = audit(
             self.reference,
             self.checker.deciders,
             {source: self.read(source) for source in ("gateway", "capacity", "placement")},
             seed=self.seed,
         )
-        for (source, stream), state in checker.states.items():
+        for (source, stream), state in audited.states.items():
             self.checker.state_is(source, stream, state)
-        self.checker.checked += checker.checked
+        self.checker.checked += audited.checked
+
+    def calm_down(self) -> None:
+        """Clocks agree, everything is delivered, every timer has its turn; then all must be well."""
+        self.checker.step += 1
+        self.gateway_skew = timedelta()
+        for node in self.nodes:
+            node.skew = timedelta()
+        self.settle()
+        self.check_healed()
 
     def settle(self) -> None:
-        """Gives everybody turns, in any order, until nobody has anything left to do."""
+        """Without faults, gives everybody turns in any order until nobody has anything left to do."""
+        self.gateway_mishap.clear()
+        for node in self.nodes:
+            node.mishap.clear()
+        self.is_calm = True
         for _ in range(MOST_ROUNDS):
             busy = False
             for node in self.rng.sample(self.nodes, len(self.nodes)):
@@ -517,6 +525,7 @@ class World:
                 # A follower that failed waits a moment before it tries again.
                 self.now += timedelta(seconds=2)
                 if not any([self.work(node) for node in self.nodes]):
+                    self.is_calm = False
                     return
         self.checker.violated(Invariant.NOTHING_LOST, "the system does not come to rest")
 
@@ -541,6 +550,11 @@ class World:
     def read(self, source: str) -> list[Event | UnreadableEvent]:
         """The whole log of one service."""
         return [event for _, event in self.logs[source].read_all(limit=1_000_000)]
+
+    def digest(self) -> str:
+        """SHA-256 over every log: two runs did the same if and only if it is the same."""
+        records = (encode(event) for source in self.logs for event in self.read(source) if isinstance(event, Event))
+        return hashlib.sha256("\n".join(records).encode()).hexdigest()
 
     def close(self) -> None:
         """Frees the databases; nothing can be read after."""

@@ -170,6 +170,18 @@ class Writing:
             raise
         return appended
 
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """What is done inside counts for nothing if it raises; the transaction itself can go on."""
+        told_before = len(self.after_commit)
+        try:
+            with self.connection.begin_nested():
+                yield
+        except BaseException:
+            self.refused = None
+            del self.after_commit[told_before:]
+            raise
+
     def stream_version(self, stream: str) -> int:
         """Version of the last event of `stream`, 0 if there is none."""
         return self.stream_versions([stream])[stream]

@@ -97,7 +97,13 @@ _GUARDIAN = (
     "reflection_ends_on",
     "host_country",
 )
-_SHELTER = (*_EVERYBODY, "urgency", "household", "needs", "languages")
+_SHELTER = (
+    *(name for name in _EVERYBODY if name != "owner_country"),  # it would name the country of danger
+    "urgency",
+    "household",
+    "needs",
+    "languages",
+)
 _ESCORT = (*_EVERYBODY, "host_country", "journey")
 
 FIELDS_OF_ROLE: Mapping[Role, tuple[str, ...]] = {
@@ -124,18 +130,22 @@ def present_request(view: Json, principal: Principal) -> Json:
         if proposal and proposal["shelter_id"] == principal.organisation and view["journey"]:
             shown["journey"] = {"arrival_due": view["journey"]["arrival_due"]}
     if principal.role is Role.COORDINATOR and principal.country != view["danger_country"]:
-        return _for_host_coordinator(shown, principal)
+        return _for_host_coordinator(shown, principal, view["danger_country"])
     if principal.role in (Role.REFERRER, Role.GUARDIAN) and shown.get("journey"):
         shown["journey"] = {"arrival_due": shown["journey"]["arrival_due"]}
     return shown
 
 
-def _for_host_coordinator(shown: Json, principal: Principal) -> Json:
-    """A country that is asked sees its own shelters, not whom the others were asked."""
+def _for_host_coordinator(shown: Json, principal: Principal, danger_country: str) -> Json:
+    """A country that is asked sees its own shelters, not which others are asked or have signed."""
+    concerned = ("", principal.country, danger_country)
     shown["asks"] = {ask_id: ask for ask_id, ask in shown["asks"].items() if ask["country"] == principal.country}
+    shown["signatures"] = [signature for signature in shown["signatures"] if signature["country"] in concerned]
     shown.pop("shortlist", None)
+    if shown["owner_country"] not in concerned:
+        shown["owner_country"] = ""
     if shown["proposal"] and shown["proposal"]["host_country"] != principal.country:
-        for name in ("proposal", "host_country", "signatures", "journey"):
+        for name in ("proposal", "host_country", "journey"):
             shown[name] = None
     return shown
 
@@ -150,11 +160,36 @@ def may_know_received(principal: Principal, command: OpenRelocationRequest, acto
 _TIMELINE_DETAIL = ("stage", "reason", "scope", "country", "by", "step", "times", "field", "outcome", "deadline")
 
 
-def present_timeline(entries: list[Json], *, whole: bool) -> list[Json]:
-    """A case's events for who follows it: the origin coordinator reads them whole, others only what happened and when."""
-    if whole:
+def present_timeline(entries: list[Json], principal: Principal, danger_country: str) -> list[Json]:
+    """A case's events for who follows it: the origin coordinator reads them whole, others only what happened and when, and
+    a country that is asked nothing about the others that are."""
+    at_origin = principal.country == danger_country or principal.role is Role.REFERRER
+    if at_origin and principal.role is Role.COORDINATOR:
         return entries
+    if not at_origin:
+        elsewhere = _countries_of_asks(entries)
+        concerned = {"", principal.country, danger_country}
+        entries = [entry for entry in entries if _countries_in(entry, elsewhere) <= concerned]
     return [_without_places(entry) for entry in entries]
+
+
+def _countries_of_asks(entries: list[Json]) -> dict[str, str]:
+    """Which country each ask, hold and proposal is about; only some of their events say it themselves."""
+    countries: dict[str, str] = {}
+    for entry in entries:
+        detail = entry["detail"]
+        if isinstance(detail.get("proposal"), dict):
+            countries[detail["proposal_hash"]] = detail["proposal"]["host_country"]
+        elif "country" in detail:
+            countries |= {detail[name]: detail["country"] for name in ("ask_id", "hold_id") if name in detail}
+    return countries
+
+
+def _countries_in(entry: Json, countries_of_asks: Mapping[str, str]) -> set[str]:
+    detail = entry["detail"]
+    about = [detail.get(name) for name in ("ask_id", "hold_id", "proposal_hash", "proposal")]
+    asked = [countries_of_asks.get(one, "") for one in about if isinstance(one, str)]
+    return {entry["actor"]["country"], detail.get("country", ""), detail.get("host_country", ""), *asked}
 
 
 def _without_places(entry: Json) -> Json:

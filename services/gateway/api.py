@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import msgspec
 from flask import Blueprint, Flask, Response
-from sqlalchemy.exc import DBAPIError
-from werkzeug.exceptions import HTTPException
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from events.sealing import KeyDestroyed
 from services.gateway import audit_routes, capacity_routes, problems, request_routes, stream
@@ -39,7 +40,7 @@ SECURITY_HEADERS = {
 def create_app(gateway: Gateway, issuer: str, ready: Readiness, *others: Blueprint) -> Flask:
     """The WSGI application. `others` are further blueprints (the embedded sign-in)."""
     app = Flask(__name__, static_folder=None)
-    app.url_map.strict_slashes = True
+    app.url_map.merge_slashes = False  # a second slash is another path, not a redirect in front of the sign-in
     app.register_blueprint(blueprint(gateway, RULES))
     app.register_blueprint(_health(issuer, ready))
     for other in others:
@@ -49,6 +50,7 @@ def create_app(gateway: Gateway, issuer: str, ready: Readiness, *others: Bluepri
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(KeyDestroyed, _erased)
     app.register_error_handler(DBAPIError, _unavailable)
+    app.register_error_handler(PoolExhausted, _unavailable)
     app.register_error_handler(Exception, _unexpected)
     app.after_request(_with_security_headers)
     return app
@@ -108,7 +110,8 @@ def _http_problem(error: HTTPException) -> Response:
     if status == 404:
         return problems.not_found().response()
     titles = {405: "This path does not take that method.", 413: "The body is too large."}
-    headers = {"Allow": ", ".join(sorted(error.valid_methods))} if getattr(error, "valid_methods", None) else {}
+    methods = error.valid_methods if isinstance(error, MethodNotAllowed) else None
+    headers = {"Allow": ", ".join(sorted(methods))} if methods else {}
     return problems.Problem(
         status,
         f"http-{status}",
@@ -119,13 +122,11 @@ def _http_problem(error: HTTPException) -> Response:
 
 
 def _erased(_error: KeyDestroyed) -> Response:
-    return problems.Problem(
-        410, "erased", "This household was erased.", next_action="Nothing can be read any more, by anybody."
-    ).response()
+    return problems.erased().response()
 
 
-def _unavailable(error: DBAPIError) -> Response:
-    logger.error("database unavailable error=%s", type(error.orig).__name__)
+def _unavailable(error: SQLAlchemyError) -> Response:
+    logger.error("database unavailable error=%s", type(getattr(error, "orig", None) or error).__name__)
     return problems.Problem(
         503,
         "not-recorded",

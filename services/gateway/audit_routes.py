@@ -1,7 +1,8 @@
 """The routes of the trail, of disclosures and of erasure: what must be explained afterwards."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from flask import Response, request
@@ -10,11 +11,19 @@ from events.envelope import Contract, UnreadableEvent, type_of
 from events.gateway import EraseHousehold, FieldDisclosed, RequestDisclosure
 from events.placement import DisclosureGranted
 from events.sealing import SealContext, Unreadable
-from events.vocabulary import ReadPurpose, Role, Sealed, SealedField, Verb
+from events.vocabulary import ReadPurpose, Role, Sealed, SealedField, Stage, Verb
 from services.gateway import bodies, problems
 from services.gateway.principals import Scope
 from services.gateway.read_model import Json, TrailPosition, TrailQuery, trail_position
-from services.gateway.request_routes import known_request, page_size, read_cursor, stream_of, write_cursor
+from services.gateway.request_routes import (
+    CursorNumber,
+    CursorText,
+    known_request,
+    page_size,
+    read_cursor,
+    stream_of,
+    write_cursor,
+)
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
 
 DISCLOSURE_WAIT = 10.0
@@ -37,7 +46,8 @@ _FIELD_OF_COMMAND = {
 )
 def disclose(call: Call) -> Response:
     request_id = call.path["request_id"]
-    known_request(call, request_id)
+    if known_request(call, request_id)["stage"] == Stage.ERASED:
+        raise problems.erased()
     intent = call.intent()
     disclosure_id = call.gateway.intake.intent_id(intent)
 
@@ -88,9 +98,7 @@ def _open_sealed_field(call: Call, granted: DisclosureGranted) -> Response:
     context = SealContext(stream=event.stream, type=type_of(event), event_id=event.id, field=granted.field)
     text = gateway.keys.unseal(sealed, context)
     if isinstance(text, Unreadable):
-        raise problems.Problem(
-            410, "erased", "This household was erased.", next_action="Nothing can be read any more, by anybody."
-        )
+        raise problems.erased()
     return answer(
         {
             "disclosure_id": granted.disclosure_id,
@@ -123,9 +131,9 @@ def _open_sealed_field(call: Call, granted: DisclosureGranted) -> Response:
 def read_trail(call: Call) -> Response:
     purpose = _purpose()
     query = TrailQuery(
-        case_id=call.query("case"),
-        person=call.query("actor"),
-        organisation=call.query("organisation"),
+        case_id=call.query_id("case"),
+        person=call.query_id("actor"),
+        organisation=call.query_id("organisation"),
         verb=_verb(call),
         since=_instant(call, "since"),
         until=_instant(call, "until"),
@@ -133,7 +141,7 @@ def read_trail(call: Call) -> Response:
     if query.since and query.until and query.until <= query.since:
         raise problems.bad_field("until", "after since")
     limit = page_size(call)
-    after: TrailPosition | None = read_cursor(call, tuple[str, int, str, int])
+    after: TrailPosition | None = read_cursor(call, tuple[CursorText, CursorNumber, CursorText, CursorNumber])
     entries = call.gateway.read_model.trail(query, after, limit + 1)
     page, more = entries[:limit], len(entries) > limit
     call.gateway.note_read(call.principal, "trail", [query.case_id] if query.case_id else (), purpose)
@@ -145,8 +153,9 @@ def read_trail(call: Call) -> Response:
 
 def _next_page(call: Call, last: Json, limit: int) -> str:
     names = ("case", "actor", "organisation", "verb", "since", "until")
-    kept = "".join(f"&{name}={value}" for name in names if (value := call.query(name)) is not None)
-    return f"{PREFIX}/audit/events?limit={limit}{kept}&cursor={write_cursor(list(trail_position(last)))}"
+    kept = {name: value for name in names if (value := call.query(name)) is not None}
+    query = urlencode({"limit": limit, **kept, "cursor": write_cursor(list(trail_position(last)))})
+    return f"{PREFIX}/audit/events?{query}"
 
 
 def _purpose() -> ReadPurpose:
@@ -168,8 +177,8 @@ def _instant(call: Call, name: str) -> datetime | None:
     if sent is None:
         return None
     try:
-        return msgspec.convert(sent, bodies.Instant, strict=False)
-    except msgspec.ValidationError:
+        return msgspec.convert(sent, bodies.Instant, strict=False).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
         raise problems.bad_field(name, "an RFC 3339 instant with its offset") from None
 
 

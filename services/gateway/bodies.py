@@ -6,7 +6,7 @@ A refusal names the field and the rule and never what was sent.
 
 import json
 import re
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -48,6 +48,7 @@ SealedText = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern=
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 Few = msgspec.Meta(max_length=20)
+A_YEAR = timedelta(days=366)
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,8 +239,15 @@ def check_answer(body: AskAnswer) -> None:
         raise problems.bad_field("rendezvous", "required with accept = true")
     if not body.accept and body.decline is None:
         raise problems.bad_field("decline", "required with accept = false")
-    if not body.accept and (body.rendezvous is not None or body.condition is not None):
-        raise problems.bad_field("rendezvous", "only with accept = true")
+    for field in ("rendezvous", "condition"):
+        if not body.accept and getattr(body, field) is not None:
+            raise problems.bad_field(field, "only with accept = true")
+
+
+def check_journey(body: Journey, now: datetime) -> None:
+    # Whether it lies in the past, placement decides. Beyond what a calendar can hold, no deadline could be computed.
+    if abs(body.arrival_due - now) > A_YEAR:
+        raise problems.bad_field("arrival_due", "within a year")
 
 
 def check_capacity(body: Capacity, now: datetime) -> None:
@@ -249,10 +257,10 @@ def check_capacity(body: Capacity, now: datetime) -> None:
         raise problems.bad_field("blocked_because", "required when beds are blocked")
     if not body.blocked and (body.blocked_because is not None or body.blocked_until is not None):
         raise problems.bad_field("blocked", "at least one when a reason or an end is given")
-    if body.blocked_until is not None and body.blocked_until <= now:
-        raise problems.bad_field("blocked_until", "in the future")
+    if body.blocked_until is not None and not timedelta(0) < body.blocked_until - now <= A_YEAR:
+        raise problems.bad_field("blocked_until", "in the future, within a year")
 
 
 def _known(field: str, codes: Any, known: Any) -> None:
     if any(code not in known for code in codes):
-        raise problems.bad_field(field, "a code of the reference data (GET /api/v1/openapi.json lists them)")
+        raise problems.bad_field(field, "a code of the reference data")

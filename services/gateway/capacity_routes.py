@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from datetime import UTC
 from typing import Any
 
 from flask import Response, request
@@ -92,7 +93,7 @@ def report_capacity(call: Call) -> Response:
             free=body.free,
             blocked=body.blocked,
             blocked_because=body.blocked_because,
-            blocked_until=body.blocked_until,
+            blocked_until=body.blocked_until.astimezone(UTC) if body.blocked_until else None,
         )
         return [(f"unit-{unit['unit_id']}", report)]
 

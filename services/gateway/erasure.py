@@ -1,6 +1,7 @@
 """Destroying a household's key once placement has closed its request. A consumer of its own: a rebuild of the read model
 never runs it again."""
 
+import msgspec
 import sqlalchemy as sa
 
 from events.envelope import Event, derived_id, system_actor
@@ -26,7 +27,10 @@ class Eraser:
             return
         request_id = event.data.request_id
         self._keys.destroy(request_id)
-        tx.connection.execute(sa.delete(idempotency).where(idempotency.c.subject == request_id))
+        # Fingerprints of what was sent go too. The order itself stays, so that repeating it is answered as before.
+        ordered_by = msgspec.json.encode([event.causation_id]).decode()
+        about_it = sa.and_(idempotency.c.subject == request_id, idempotency.c.command_ids != ordered_by)
+        tx.connection.execute(sa.delete(idempotency).where(about_it))
         tx.append(
             [
                 Event(

@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from events.envelope import Contract, Event, derived_id
-from events.log.store import ANY_VERSION, NO_STREAM, DuplicateEvent, EventLog
+from events.log.store import ANY_VERSION, NO_STREAM, EventLog, LogError
 from events.sealing import KeyStore
 from services.gateway import problems
 from services.gateway.access import actor_of
@@ -124,16 +124,19 @@ class Intake:
                         "received_at": accepted.received_at,
                     },
                 )
-        except DuplicateEvent:
+        except LogError:
             # Two taps at once: the other one committed first. Or the memory of it has been purged since.
             if known := self._recall(intent_id, fingerprint):
                 return known
             raise _key_used() from None
         return accepted
 
-    def wait_for_outcome(self, command_id: str, seconds: float) -> Json | None:
-        """The event that answers the command, or None if there is none after `seconds`."""
+    def wait_for_outcomes(self, accepted: Accepted, seconds: float) -> list[Json | None]:
+        """For each command the event that answers it, or None if there is none when `seconds` are over for all."""
         deadline = time.monotonic() + min(seconds, LONGEST_WAIT)
+        return [self._wait_for_outcome(command_id, deadline) for command_id in accepted.command_ids]
+
+    def _wait_for_outcome(self, command_id: str, deadline: float) -> Json | None:
         pause = 0.002
         while (outcome := self._read_model.outcome(command_id)) is None and time.monotonic() < deadline:
             time.sleep(pause)

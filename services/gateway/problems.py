@@ -63,6 +63,10 @@ def forbidden(code: str, title: str, next_action: str) -> Problem:
     return Problem(403, code, title, next_action=next_action)
 
 
+def erased() -> Problem:
+    return Problem(410, "erased", "This household was erased.", next_action="Nothing can be read any more, by anybody.")
+
+
 def bad_field(field: str, rule: str) -> Problem:
     return Problem(
         400,

@@ -56,8 +56,8 @@ class Projection:
             self._project_unit(tx, event, data)
 
     def rebuild(self, sources: Mapping[str, EventLog]) -> tuple[str, str]:
-        """Drops the read model and builds it again from the logs, in one transaction; returns the digests before and
-        after. They differ only if the read model had gone wrong."""
+        """Drops the read model and builds it again from the logs; returns the digests before and after, which differ only
+        if it had gone wrong. Interrupted, it goes on where it was, as the consumer does after any stop."""
         before = ReadModel(self.log.engine).digest()
         with self.log.writing() as tx:
             for table in TABLES:
@@ -92,11 +92,17 @@ class Projection:
                 "view": msgspec.json.encode(view).decode(),
             },
         )
-        if isinstance(data, p.ShelterAsked):
-            tx.connection.execute(
-                sa.text("INSERT INTO asks (ask_id, request_id, shelter_id) VALUES (:ask_id, :request_id, :shelter_id)"),
-                {**key, "ask_id": data.ask_id, "shelter_id": data.shelter_id},
-            )
+        asked_before = known["asks"] if known else {}
+        for ask_id, ask in view["asks"].items():
+            if ask != asked_before.get(ask_id):
+                tx.connection.execute(
+                    sa.text(
+                        "INSERT INTO asks (ask_id, request_id, shelter_id, state) "
+                        "VALUES (:ask_id, :request_id, :shelter_id, :state) "
+                        "ON CONFLICT (ask_id) DO UPDATE SET state = excluded.state"
+                    ),
+                    {**key, "ask_id": ask_id, "shelter_id": ask["shelter_id"], "state": ask["state"]},
+                )
         before, now = parties_of(known), parties_of(view)
         for party in sorted(before - now):
             tx.connection.execute(
@@ -108,7 +114,8 @@ class Projection:
                 sa.text("INSERT INTO request_parties (request_id, party) VALUES (:request_id, :party)"),
                 {**key, "party": party},
             )
-        _announce(tx, "relocation_request", data.request_id, event.version)
+        # Also to who no longer knows of it: that is what they have to hear.
+        _announce(tx, "relocation_request", data.request_id, event.version, before | now)
 
     def _project_unit(self, tx: Writing, event: Event, data: c.CapacityEvent) -> None:
         key = {"unit_id": data.unit_id}
@@ -123,13 +130,18 @@ class Projection:
             ),
             {**key, "shelter_id": view["shelter_id"], "view": msgspec.json.encode(view).decode()},
         )
-        _announce(tx, "unit", data.unit_id, event.version)
+        _announce(tx, "unit", data.unit_id, event.version, {f"shelter:{view['shelter_id']}"})
 
 
-def _announce(tx: Writing, kind: str, subject: str, revision: int) -> None:
+def _announce(tx: Writing, kind: str, subject: str, revision: int, parties: set[str]) -> None:
     tx.connection.execute(
-        sa.text("INSERT INTO changes (kind, subject, revision) VALUES (:kind, :subject, :revision)"),
-        {"kind": kind, "subject": subject, "revision": revision},
+        sa.text("INSERT INTO changes (kind, subject, revision, parties) VALUES (:kind, :subject, :revision, :parties)"),
+        {
+            "kind": kind,
+            "subject": subject,
+            "revision": revision,
+            "parties": msgspec.json.encode(sorted(parties)).decode(),
+        },
     )
 
 
@@ -182,7 +194,8 @@ def parties_of(view: Json | None) -> set[str]:
     whoever travels with it. A shelter or country that is no longer asked no longer sees it."""
     if view is None:
         return set()
-    minor = msgspec.convert(view["household"], Household).is_headed_by_minor
+    # Of a request refused at the door nothing is known, also not that a guardian is needed.
+    minor = bool(view["household"]) and msgspec.convert(view["household"], Household).is_headed_by_minor
     standing = [ask for ask in view["asks"].values() if ask["state"] in ("open", "accepted")]
     countries = {view["danger_country"], *(ask["country"] for ask in standing)}
     parties = {f"referrer:{view['referrer_organisation']}"}
@@ -318,6 +331,10 @@ def _deadline_missed(view: Json, data: p.DeadlineMissed, _event: Event) -> None:
     view.update(deadline=moment_key(data.next_deadline), missed_deadlines=data.times)
 
 
+def _erased(view: Json, _data: p.HouseholdErased, _event: Event) -> None:
+    view["stage"] = Stage.ERASED
+
+
 def _shortlist(view: Json, data: p.ShortlistDrawn, event: Event) -> None:
     view["shortlist"] = {**plain(data), "drawn_at": moment_key(event.time)}
 
@@ -339,6 +356,7 @@ _CHANGES: Mapping[type, Callable[[Json, Any, Event], None]] = {
     p.ConsentWithdrawn: _consent(False),
     p.ShortlistDrawn: _shortlist,
     p.JourneyPlanned: _journey,
+    p.HouseholdErased: _erased,
     p.NextStepSet: _next_step,
     p.DeadlineMissed: _deadline_missed,
 }
@@ -347,9 +365,16 @@ _CHANGES: Mapping[type, Callable[[Json, Any, Event], None]] = {
 def view_of_unit(view: Json | None, event: Event) -> Json | None:
     """The unit's view after `event`; None while it is not registered."""
     match event.data:
-        case c.UnitRegistered(profile=profile):
+        case c.UnitRegistered(profile=profile, beds=beds):
             registered: Json = {
                 **msgspec.to_builtins(profile),
+                "beds": beds,
+                "free": 0,
+                "held": 0,
+                "occupied": 0,
+                "blocked": 0,
+                "taken": beds,
+                "revision": event.version,
                 "freshness": Freshness.NOT_REPORTED,
                 "reported_at": None,
                 "reported_by": None,

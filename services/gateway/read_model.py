@@ -6,7 +6,7 @@ a rebuild gives the same bytes (`digest`).
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -37,6 +37,7 @@ asks = sa.Table(
     sa.Column("ask_id", sa.Text, primary_key=True),
     sa.Column("request_id", sa.Text, nullable=False),
     sa.Column("shelter_id", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
 )
 
 units = sa.Table(
@@ -80,8 +81,10 @@ changes = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("parties", sa.Text, nullable=False),
     sqlite_autoincrement=True,
-    comment="What moved, for the live stream only: ids, in the order this gateway saw them. Not part of the read model.",
+    comment="What moved, for the live stream only: ids, in the order this gateway saw them, and who knew of them before or "
+    "after. Not part of the read model.",
 )
 
 Json = dict[str, Any]
@@ -126,16 +129,18 @@ class ReadModel:
         """Views newest first, `after` (opened_at, request_id) of the last one seen."""
         query = (
             sa.select(requests.c.view)
-            .where(
-                requests.c.request_id.in_(
-                    sa.select(request_parties.c.request_id).where(request_parties.c.party.in_(list(parties)))
-                )
-            )
+            .where(_known_to(parties))
             .order_by(requests.c.opened_at.desc(), requests.c.request_id.desc())
             .limit(limit)
         )
         if after:
             query = query.where(sa.tuple_(requests.c.opened_at, requests.c.request_id) < sa.tuple_(*after))
+        with self._engine.connect() as connection:
+            return [_decode(view) for view in connection.scalars(query)]
+
+    def requests_with_open_asks(self, parties: Iterable[str]) -> list[Json]:
+        open_asks = sa.select(asks.c.request_id).where(asks.c.state == "open")
+        query = sa.select(requests.c.view).where(requests.c.request_id.in_(open_asks), _known_to(parties))
         with self._engine.connect() as connection:
             return [_decode(view) for view in connection.scalars(query)]
 
@@ -207,9 +212,14 @@ class ReadModel:
         return sum_of_all.hexdigest()
 
 
+def _known_to(parties: Iterable[str]) -> sa.ColumnElement[bool]:
+    known = sa.select(request_parties.c.request_id).where(request_parties.c.party.in_(list(parties)))
+    return requests.c.request_id.in_(known)
+
+
 def moment_key(moment: datetime) -> str:
-    """Sortable text of a UTC moment, microseconds always written out."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """Sortable text of a moment: in UTC, microseconds always written out."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def trail_position(entry: Json) -> TrailPosition:

@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from typing import Any
+from datetime import UTC
+from typing import Annotated, Any
 
 import msgspec
 from flask import Response
@@ -31,6 +32,9 @@ from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, rec
 
 FOLLOWERS = (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.GUARDIAN, Role.ESCORT)
 LARGEST_PAGE = 100
+
+CursorText = Annotated[str, msgspec.Meta(pattern=r"\A[\x20-\x7e]{0,200}\Z")]
+CursorNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 def stream_of(request_id: str) -> str:
@@ -123,6 +127,12 @@ def _accept(call: Call, request_id: str, command: Any) -> Response:
 def open_relocation_request(call: Call) -> Response:
     body: bodies.OpenRequest = call.body
     bodies.check_open_request(body, call.gateway.reference, call.gateway.clock().date())
+    if call.principal.role is Role.COORDINATOR and call.principal.country != body.danger_country:
+        raise problems.forbidden(
+            "not-your-country",
+            "You open requests for your own country.",
+            "Ask the focal point of the country of danger.",
+        )
     intent = call.intent()
     request_id = call.gateway.intake.intent_id(intent)
 
@@ -148,7 +158,7 @@ def open_relocation_request(call: Call) -> Response:
 )
 def list_relocation_requests(call: Call) -> Response:
     limit = page_size(call)
-    after = _read_cursor(call)
+    after: tuple[str, str] | None = read_cursor(call, tuple[CursorText, CursorText])
     views = call.gateway.read_model.requests(parties(call.principal), after, limit + 1)
     page, more = views[:limit], len(views) > limit
     call.gateway.note_read(call.principal, "list", [view["request_id"] for view in page])
@@ -181,11 +191,6 @@ def read_cursor(call: Call, shape: Any) -> Any:
         raise problems.bad_field("cursor", "exactly as the Link header gave it") from None
 
 
-def _read_cursor(call: Call) -> tuple[str, str] | None:
-    cursor: tuple[str, str] | None = read_cursor(call, tuple[str, str])
-    return cursor
-
-
 @rule("GET", "/relocation-requests/{request_id}", Scope.READ_REQUESTS, FOLLOWERS, "Where one request stands")
 def read_relocation_request(call: Call) -> Response:
     view = known_request(call, call.path["request_id"])
@@ -203,9 +208,8 @@ def read_relocation_request(call: Call) -> Response:
 def read_timeline(call: Call) -> Response:
     view = known_request(call, call.path["request_id"])
     call.gateway.note_read(call.principal, "timeline", [view["request_id"]])
-    whole = call.principal.role is Role.COORDINATOR and call.principal.country == view["danger_country"]
     entries = call.gateway.read_model.case_timeline(view["request_id"])
-    return answer({"events": present_timeline(entries, whole=whole)})
+    return answer({"events": present_timeline(entries, call.principal, view["danger_country"])})
 
 
 @rule(
@@ -289,6 +293,8 @@ def countersign_placement(call: Call) -> Response:
     waits=True,
 )
 def plan_journey(call: Call) -> Response:
+    body: bodies.Journey = call.body
+    bodies.check_journey(body, call.gateway.clock())
     request_id = call.path["request_id"]
     known_request(call, request_id)
     return _accept(
@@ -296,9 +302,9 @@ def plan_journey(call: Call) -> Response:
         request_id,
         lambda event_id: PlanJourney(
             request_id=request_id,
-            escort=call.body.escort,
-            arrival_due=call.body.arrival_due,
-            steps=seal(call, request_id, PlanJourney, event_id, SealedField.JOURNEY, call.body.steps),
+            escort=body.escort,
+            arrival_due=body.arrival_due.astimezone(UTC),
+            steps=seal(call, request_id, PlanJourney, event_id, SealedField.JOURNEY, body.steps),
         ),
     )
 
@@ -344,9 +350,8 @@ def end_placement(call: Call) -> Response:
 
 @rule("GET", "/asks", Scope.READ_ASKS, (Role.SHELTER, Role.COORDINATOR), "The questions that wait for an answer")
 def list_asks(call: Call) -> Response:
-    views = call.gateway.read_model.requests(parties(call.principal), None, 1000)
     waiting = []
-    for view in views:
+    for view in call.gateway.read_model.requests_with_open_asks(parties(call.principal)):
         shown = present_request(view, call.principal)
         for ask in shown["asks"].values():
             if ask["state"] == "open":

@@ -96,12 +96,16 @@ class Call:
             raise problems.bad_field(name, f"at most once and at most {longest} characters")
         return values[0] if values else None
 
+    def query_id(self, name: str) -> str | None:
+        """The same for an id: a read is written down with what was asked for, and free text must not get in there."""
+        value = self.query(name)
+        if value is not None and not _IDENTIFIER.match(value):
+            raise problems.bad_field(name, "an id")
+        return value
+
     def outcome(self, accepted: Accepted, seconds: float | None = None) -> list[Json] | None:
         """What became of the commands, or None when not all have an answer yet."""
-        outcomes = [
-            self.gateway.intake.wait_for_outcome(command_id, self.wait if seconds is None else seconds)
-            for command_id in accepted.command_ids
-        ]
+        outcomes = self.gateway.intake.wait_for_outcomes(accepted, self.wait if seconds is None else seconds)
         return None if any(outcome is None for outcome in outcomes) else cast(list[Json], outcomes)
 
 
@@ -164,6 +168,7 @@ def blueprint(gateway: Gateway, rules: Iterable[Rule]) -> Blueprint:
             endpoint=route.view.__name__,
             view_func=_guarded(gateway, route),
             methods=[route.method],
+            provide_automatic_options=False,  # nothing is answered in front of the guard
         )
     return routes
 

@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import msgspec
 from flask import Response, request
@@ -39,22 +41,25 @@ def live_stream(call: Call) -> Response:
             next_action="Reload from time to time instead.",
             headers={"Retry-After": "30"},
         )
-    sent = request.headers.get("Last-Event-ID", "")
-    after = int(sent) if sent.isascii() and sent.isdigit() and len(sent) < 16 else call.gateway.read_model.last_change()
-    call.gateway.note_read(call.principal, "stream")
-    moved = threading.Event()
-    call.gateway.log.listeners.append(moved.set)
-
-    def close() -> None:
-        call.gateway.log.listeners.remove(moved.set)
-        _open_streams.release()
-
-    response = Response(
-        _lines(call.gateway.read_model, call.principal, after, moved.wait, moved.clear),
-        content_type="text/event-stream",
-    )
-    response.call_on_close(close)
+    with ExitStack() as leaving:  # whatever fails on the way gives the place back
+        leaving.callback(_open_streams.release)
+        call.gateway.note_read(call.principal, "stream")
+        moved, listeners = threading.Event(), call.gateway.log.listeners
+        listeners.append(moved.set)
+        leaving.callback(listeners.remove, moved.set)
+        response = Response(
+            _lines(call.gateway.read_model, call.principal, _start(call), moved.wait, moved.clear),
+            content_type="text/event-stream",
+        )
+        response.call_on_close(leaving.pop_all().close)
     return response
+
+
+def _start(call: Call) -> int:
+    """After which change to go on. One that is still to come would be from before a restored backup: start at the end."""
+    last = call.gateway.read_model.last_change()
+    sent = request.headers.get("Last-Event-ID", "")
+    return min(int(sent), last) if sent.isascii() and sent.isdigit() and len(sent) < 16 else last
 
 
 def _lines(
@@ -71,21 +76,17 @@ def _lines(
         changes = read_model.changes(after)
         for change in changes:
             after = change.seq
-            if _concerns(read_model, principal, change.kind, change.subject):
+            if _concerns(principal, change):
                 data: Json = {"kind": change.kind, "id": change.subject, "revision": change.revision}
                 yield b"id: %d\nevent: moved\ndata: %s\n\n" % (after, msgspec.json.encode(data))
         if not changes and not wait(HEARTBEAT_SECONDS):
             yield b": still here\n\n"
 
 
-def _concerns(read_model: ReadModel, principal: Principal, kind: str, subject: str) -> bool:
-    if kind == "relocation_request":
-        return read_model.request(subject, parties(principal)) is not None
-    if principal.role is Role.COORDINATOR:
-        return True
-    return principal.role is Role.SHELTER and any(
-        unit["unit_id"] == subject for unit in read_model.units(principal.organisation)
-    )
+def _concerns(principal: Principal, change: Any) -> bool:
+    if change.kind == "unit" and principal.role is Role.COORDINATOR:
+        return True  # every country's free beds are on a coordinator's board
+    return not set(parties(principal)).isdisjoint(msgspec.json.decode(change.parties, type=list[str]))
 
 
 RULES = (live_stream,)

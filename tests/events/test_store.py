@@ -392,6 +392,22 @@ def test_a_refusal_that_somebody_swallows_still_undoes_the_whole_transaction(log
     assert len(everything(log)) == 1
 
 
+def test_an_attempt_that_fails_is_undone_alone(log: EventLog) -> None:
+    log.append([a_draft(event_id="e-1")])
+    told: list[str] = []
+    with log.writing() as tx:
+        tx.append([a_draft("unit-2")])
+        tx.after_commit.append(lambda: told.append("kept"))
+        with pytest.raises(DuplicateEvent), tx.attempt():
+            tx.append([a_draft("unit-3")])
+            tx.after_commit.append(lambda: told.append("undone"))
+            tx.append([a_draft("unit-4", event_id="e-1")])
+        with tx.attempt():
+            tx.append([a_draft("unit-5")])
+    assert [event.stream for _, event in everything(log)] == ["unit-1", "unit-2", "unit-5"]
+    assert told == ["kept"]
+
+
 def test_a_write_inside_a_write_is_refused_at_once_and_can_be_survived(log: EventLog) -> None:
     with log.writing() as tx:
         tx.append(drafts(1))

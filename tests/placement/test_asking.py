@@ -197,6 +197,12 @@ def test_a_yes_stops_the_search_and_asks_the_focal_point_to_choose() -> None:
     assert asked_units(story) == ["u1", "u2"]
 
 
+def test_after_a_yes_a_no_of_another_asks_nobody_else() -> None:
+    story = a.answer_from(a.a_request_that_is(Stage.OFFERED), "u2", DeclineReason.NO_SPACE)
+    story.then_events(AskDeclined, HoldReleaseRequested)
+    assert asked_units(story) == ["u1", "u2"]
+
+
 def test_a_yes_keeps_its_condition_and_where_the_hand_over_place_is_sealed() -> None:
     story = a.a_request_that_is(Stage.ASKED)
     command = AnswerAsk(
@@ -266,6 +272,18 @@ def test_a_shelter_that_said_yes_and_lost_the_beds_to_the_clock_is_asked_again_f
     assert again.stage is HoldStage.REQUESTED
 
 
+@pytest.mark.parametrize(("minutes", "asked_again"), [(119, False), (120, True), (121, True)])
+def test_a_shelter_that_never_heard_in_time_may_be_asked_again(minutes: int, asked_again: bool) -> None:
+    """Capacity was away until the hold was over. If by placement's own clock it is not over, something else is wrong."""
+    story = a.a_relocation_request(a.a_unit("u1"))
+    story.now += timedelta(minutes=minutes)
+    over = HoldRefused(
+        unit_id="u1", hold_id=hold_of(story, "u1").hold_id, request_id=a.REQUEST, reason=HoldRefusal.ALREADY_OVER
+    )
+    story.when(over)
+    assert asked_units(story) == (["u1", "u1"] if asked_again else ["u1"])
+
+
 def test_placing_a_hold_that_was_given_back_already_asks_nobody() -> None:
     story = a.a_relocation_request()
     wanted = hold_of(story, "u2")
@@ -315,6 +333,12 @@ def test_a_bed_that_opens_elsewhere_takes_an_unmet_need_up_at_once() -> None:
 
 def test_waking_an_unmet_need_for_nothing_changes_nothing() -> None:
     a.a_request_that_is(Stage.UNMET_NEED).a_late_timer_fires(minutes=1).nothing_happens()
+
+
+def test_who_said_no_a_minute_ago_is_not_asked_again_because_some_bed_moved() -> None:
+    story = a.beds_are_held(a.a_relocation_request(a.a_unit("u1")))
+    a.answer_from(story, "u1", DeclineReason.NO_SPACE)
+    story.a_late_timer_fires(minutes=1).nothing_happens()
 
 
 @pytest.mark.parametrize("reason", DeclineReason)

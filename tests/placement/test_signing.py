@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from events.capacity import FirmHoldRefused, FirmRefusal, HoldExpired, HoldMadeFirm
 from events.gateway import AnswerAsk, CountersignPlacement, ProposePlacement
+from events.log.decider import TimePassed
 from events.placement import (
     AskClosed,
     CommandHadNoEffect,
@@ -26,7 +27,7 @@ from events.vocabulary import AcceptCondition, OverrideReason, Role, SignatureRe
 from services.placement.domain.matching import RULESET
 from services.placement.domain.relocation_request import proposal_hash
 from tests import builders as a
-from tests.spec import Story
+from tests.spec import Story, given
 
 
 def two_offers() -> Story:
@@ -140,6 +141,14 @@ def test_the_second_signature_binds_to_what_was_shown() -> None:
 def test_a_signature_on_anything_else_says_that_the_proposal_changed() -> None:
     story = a.a_request_that_is(Stage.PROPOSED)
     sign(story, a.a_coordinator("NL"), proposal="0" * 64).refused(Refusal.PROPOSAL_CHANGED)
+
+
+def test_a_proposal_made_under_older_rules_is_not_signed() -> None:
+    """A release changed the rules between the two signatures."""
+    proposal = replace(a.a_request_that_is(Stage.PROPOSED).state.proposal, ruleset="2025-01")
+    older = PlacementProposed(request_id=a.REQUEST, proposal=proposal, proposal_hash=proposal_hash(proposal))
+    story = given(a.a_request_that_is(Stage.OFFERED), older, by=a.a_coordinator("BE")).when(TimePassed())
+    sign(story, a.a_coordinator("NL")).refused(Refusal.PROPOSAL_CHANGED)
 
 
 @pytest.mark.parametrize("field", Proposal.__struct_fields__)
