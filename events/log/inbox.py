@@ -8,14 +8,19 @@ What cannot be handled is parked with its reason, together with everything after
 go on. `retry_parked` takes them up again in order, after an upgrade or a repair.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from events.envelope import Event, UnreadableEvent, decode, encode
 from events.log.store import EventLog, Writing, cursors, inbox, parked
+
+logger = logging.getLogger(__name__)
 
 Incoming = Event | UnreadableEvent
 
@@ -66,6 +71,10 @@ _FIRST_PARKED = sa.text(
 _UNPARK = sa.text(
     "DELETE FROM parked WHERE consumer = :consumer AND source = :source AND stream = :stream AND version = :version"
 )
+_MARK_FAILED = sa.text(
+    "UPDATE parked SET reason = 'failed' "
+    "WHERE consumer = :consumer AND source = :source AND stream = :stream AND version = :version"
+)
 _ALL_PARKED = sa.text(
     "SELECT source, stream, version, reason FROM parked WHERE consumer = :consumer ORDER BY source, stream, version"
 )
@@ -106,7 +115,8 @@ class Consumer:
     def park_failed(self, incoming: Incoming, position: int | None = None) -> None:
         """Sets an event aside whose handling keeps failing, so that other streams go on."""
         with self.log.writing() as tx:
-            self._park(tx, incoming, ParkReason.FAILED)
+            if incoming.version > self._last(tx, incoming.source, incoming.stream):
+                self._park(tx, incoming, ParkReason.FAILED)
             if position is not None:
                 tx.connection.execute(
                     _MOVE_CURSOR, {"consumer": self.name, "source": incoming.source, "position": position}
@@ -123,36 +133,44 @@ class Consumer:
         return [ParkedEvent(source=row[0], stream=row[1], version=row[2], reason=ParkReason(row[3])) for row in rows]
 
     def retry_parked(self) -> int:
-        """Takes parked streams up again, each in order until one event still cannot be read; returns how many were
-        handled. Raises what handling raises: the stream stays parked from there."""
+        """Takes every parked stream up again, in order, until an event still cannot be read or handled: from there the
+        stream stays parked (`parked` shows it). Returns how many were handled."""
         handled = 0
         for source, stream in sorted({(p.source, p.stream) for p in self.parked()}):
-            with self.log.writing() as tx:
-                handled += self._drain(tx, source, stream, even_failed=True)
+            try:
+                while self._retry_first(source, stream):
+                    handled += 1
+            except OperationalError:
+                raise  # the database's trouble, not this stream's
+            except Exception as failure:  # noqa: BLE001 - it stays parked; the other streams have their turn
+                logger.error("still failing consumer=%s stream=%s error=%s", self.name, stream, type(failure).__name__)
         return handled
 
+    def _retry_first(self, source: str, stream: str) -> bool:
+        with self.log.writing() as tx:
+            event = self._first_parked_that_is_next(tx, source, stream)
+            if event is None:
+                return False
+            self._take_up(tx, event)
+        return True
+
     def _take(self, tx: Writing, incoming: Incoming) -> Delivery:
-        key = {"consumer": self.name, "source": incoming.source, "stream": incoming.stream}
-        last = int(tx.connection.scalar(_LAST, key) or 0)
+        last = self._last(tx, incoming.source, incoming.stream)
         if incoming.version <= last:
             return Delivery.DUPLICATE
+        behind = self._first_parked(tx, incoming.source, incoming.stream)
         if incoming.version > last + 1:
-            behind = tx.connection.execute(_FIRST_PARKED, key).first()
             waits_for_arrival = behind is None or behind.version > last + 1
             self._park(tx, incoming, ParkReason.EARLY if waits_for_arrival else ParkReason.BEHIND)
             return Delivery.PARKED
         if isinstance(incoming, UnreadableEvent):
             self._park(tx, incoming, ParkReason.UNREADABLE)
             return Delivery.PARKED
-        if self._is_parked(tx, key, incoming.version):
+        if behind is not None and behind.version == incoming.version:
             return Delivery.PARKED
         self._handle(tx, incoming)
-        self._drain(tx, incoming.source, incoming.stream, even_failed=False)
+        self._take_up_early(tx, incoming.source, incoming.stream)
         return Delivery.HANDLED
-
-    def _is_parked(self, tx: Writing, key: dict[str, str], version: int) -> bool:
-        first = tx.connection.execute(_FIRST_PARKED, key).first()
-        return first is not None and bool(first.version == version)
 
     def _handle(self, tx: Writing, event: Event) -> None:
         self.handle(tx, event)
@@ -161,19 +179,41 @@ class Consumer:
             {"consumer": self.name, "source": event.source, "stream": event.stream, "version": event.version},
         )
 
-    def _drain(self, tx: Writing, source: str, stream: str, *, even_failed: bool) -> int:
-        key = {"consumer": self.name, "source": source, "stream": stream}
-        handled = 0
-        while (first := tx.connection.execute(_FIRST_PARKED, key).first()) is not None:
-            last = int(tx.connection.scalar(_LAST, key) or 0)
-            event = decode(first.record)
-            waiting = first.reason in (ParkReason.EARLY, ParkReason.BEHIND)
-            if first.version != last + 1 or isinstance(event, UnreadableEvent) or not (waiting or even_failed):
-                break
-            tx.connection.execute(_UNPARK, {**key, "version": first.version})
-            self._handle(tx, event)
-            handled += 1
-        return handled
+    def _take_up_early(self, tx: Writing, source: str, stream: str) -> None:
+        """Handles what had come too early and is next now. One that fails is set aside and undoes nothing before it."""
+        while (event := self._first_parked_that_is_next(tx, source, stream, ParkReason.EARLY)) is not None:
+            tells = len(tx.after_commit)
+            try:
+                with tx.connection.begin_nested():
+                    self._take_up(tx, event)
+            except OperationalError:
+                raise  # the database's trouble, not this event's
+            except Exception:  # noqa: BLE001 - whatever it is, the events before it were handled and stay so
+                del tx.after_commit[tells:]
+                tx.connection.execute(_MARK_FAILED, self._key(source, stream) | {"version": event.version})
+                return
+
+    def _take_up(self, tx: Writing, event: Event) -> None:
+        tx.connection.execute(_UNPARK, self._key(event.source, event.stream) | {"version": event.version})
+        self._handle(tx, event)
+
+    def _first_parked_that_is_next(self, tx: Writing, source: str, stream: str, *reasons: ParkReason) -> Event | None:
+        first = self._first_parked(tx, source, stream)
+        if first is None or first.version != self._last(tx, source, stream) + 1:
+            return None
+        if reasons and first.reason not in reasons:
+            return None
+        event = decode(first.record)
+        return None if isinstance(event, UnreadableEvent) else event
+
+    def _key(self, source: str, stream: str) -> dict[str, Any]:
+        return {"consumer": self.name, "source": source, "stream": stream}
+
+    def _last(self, tx: Writing, source: str, stream: str) -> int:
+        return int(tx.connection.scalar(_LAST, self._key(source, stream)) or 0)
+
+    def _first_parked(self, tx: Writing, source: str, stream: str) -> sa.Row[Any] | None:
+        return tx.connection.execute(_FIRST_PARKED, self._key(source, stream)).first()
 
     def _park(self, tx: Writing, incoming: Incoming, reason: ParkReason) -> None:
         tx.connection.execute(

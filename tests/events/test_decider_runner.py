@@ -133,7 +133,7 @@ def test_a_follow_up_that_never_rests_is_stopped_before_it_fills_the_log(
 
 def test_the_cache_never_holds_a_state_that_was_rolled_back(runner: DeciderRunner[Tally]) -> None:
     say(runner, "add")
-    with pytest.raises(RuntimeError), runner.log.writing() as tx:
+    with pytest.raises(RuntimeError), runner.log.writing() as tx:  # noqa: PT012 - it is the transaction that must raise
         runner.react(tx, "tally-1", cause_of("add"), now=NOON)
         assert runner.state(tx, "tally-1").count >= 1
         raise RuntimeError
@@ -266,7 +266,7 @@ def test_many_timers_fire_earliest_first(runner: DeciderRunner[Tally]) -> None:
 
 
 def test_a_timer_set_in_a_transaction_that_fails_is_not_set(runner: DeciderRunner[Tally]) -> None:
-    with pytest.raises(RuntimeError), runner.log.writing() as tx:
+    with pytest.raises(RuntimeError), runner.log.writing() as tx:  # noqa: PT012 - it is the transaction that must raise
         runner.react(tx, "tally-1", cause_of("alarm"), now=NOON)
         raise RuntimeError
     assert timers(runner.log) == []

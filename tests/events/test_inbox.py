@@ -20,6 +20,10 @@ handled_by_hand = sa.Table(
 )
 
 
+class HandlingFailed(Exception):
+    pass
+
+
 class Recorder:
     """A consumer whose effects are an event in its own log and a row in a side table."""
 
@@ -77,7 +81,7 @@ def newer(stream: str, version: int) -> UnreadableEvent:
 def failing_on(version: int) -> Callable[[Event], None]:
     def fail(event: Event) -> None:
         if event.version == version:
-            raise ValueError
+            raise HandlingFailed
 
     return fail
 
@@ -146,7 +150,7 @@ def test_after_an_upgrade_parked_streams_are_taken_up_again_in_order(recorder: R
 def test_a_failed_event_holds_up_its_stream_only_until_it_is_retried(recorder: Recorder) -> None:
     recorder.before = failing_on(2)
     recorder.deliver(an_event("a", 1))
-    with pytest.raises(ValueError):
+    with pytest.raises(HandlingFailed):
         recorder.deliver(an_event("a", 2))
     recorder.consumer.park_failed(an_event("a", 2))
     recorder.deliver(an_event("a", 3), an_event("b", 1), an_event("a", 2))
@@ -166,7 +170,7 @@ def test_a_retry_that_still_fails_does_not_keep_other_parked_streams_waiting(rec
 
     def a_is_broken(event: Event) -> None:
         if event.stream == "a":
-            raise ValueError
+            raise HandlingFailed
 
     recorder.before = a_is_broken
     assert recorder.consumer.retry_parked() == 1
@@ -207,7 +211,7 @@ def test_parking_what_another_worker_has_handled_meanwhile_changes_nothing(recor
 
 
 @pytest.mark.parametrize("moment", ["before handling", "after handling", "at the memory", "at the cursor"])
-@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("failure", [HandlingFailed, KeyboardInterrupt])
 def test_effects_memory_and_cursor_commit_together_or_not_at_all(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, moment: str, failure: type[BaseException]
 ) -> None:
@@ -243,7 +247,7 @@ def test_effects_memory_and_cursor_commit_together_or_not_at_all(
 def test_a_batch_with_one_failing_event_counts_for_nothing(recorder: Recorder) -> None:
     recorder.before = failing_on(3)
     batch = [(n, an_event("a", n)) for n in range(1, 5)]
-    with pytest.raises(ValueError):
+    with pytest.raises(HandlingFailed):
         recorder.consumer.deliver_batch(batch)
     assert recorder.effects() == []
     assert recorder.consumer.position("gateway") == 0

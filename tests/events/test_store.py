@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,7 +208,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
     def guarded(n: int) -> None:
         try:
             work(n)
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - raised again below, in the test's own thread
             failures.append(failure)
 
     threads = [threading.Thread(target=guarded, args=(n,), daemon=True) for n in range(count)]
@@ -230,22 +231,21 @@ def as_another_process(log: EventLog) -> EventLog:
     return EventLog(engine, log.source)
 
 
+def race(logs: list[EventLog], version: int, start: threading.Barrier, outcomes: list[str], n: int) -> None:
+    start.wait()
+    try:
+        logs[n].append([a_draft()], Exact(version))
+        outcomes.append("won")
+    except StreamConflict:
+        outcomes.append("lost")
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_of_two_writers_with_the_same_expectation_exactly_one_wins(durable_log: EventLog, processes: int) -> None:
     logs = [durable_log, as_another_process(durable_log) if processes == 2 else durable_log]
     for version in range(25):
         outcomes: list[str] = []
-        start = threading.Barrier(2)
-
-        def race(n: int, version: int = version, start: threading.Barrier = start) -> None:
-            start.wait()
-            try:
-                logs[n].append([a_draft()], Exact(version))
-                outcomes.append("won")
-            except StreamConflict:
-                outcomes.append("lost")
-
-        in_threads(2, race)
+        in_threads(2, partial(race, logs, version, threading.Barrier(2), outcomes))
         assert sorted(outcomes) == ["lost", "won"]
     assert [event.version for event in durable_log.read_stream("unit-1")] == list(range(1, 26))
     logs[1].engine.dispose()
@@ -385,7 +385,7 @@ def test_a_write_transaction_that_fails_leaves_nothing_and_locks_nobody_out(
 
 def test_a_refusal_that_somebody_swallows_still_undoes_the_whole_transaction(log: EventLog) -> None:
     log.append([a_draft(event_id="e-1")])
-    with pytest.raises(DuplicateEvent), log.writing() as tx:
+    with pytest.raises(DuplicateEvent), log.writing() as tx:  # noqa: PT012 - it is the transaction that must raise
         tx.append([a_draft("unit-2")])
         with pytest.raises(DuplicateEvent):
             tx.append([a_draft("unit-3"), a_draft("unit-4", event_id="e-1")])
@@ -398,7 +398,7 @@ def test_an_attempt_that_fails_is_undone_alone(log: EventLog) -> None:
     with log.writing() as tx:
         tx.append([a_draft("unit-2")])
         tx.after_commit.append(lambda: told.append("kept"))
-        with pytest.raises(DuplicateEvent), tx.attempt():
+        with pytest.raises(DuplicateEvent), tx.attempt():  # noqa: PT012 - it is the transaction that must raise
             tx.append([a_draft("unit-3")])
             tx.after_commit.append(lambda: told.append("undone"))
             tx.append([a_draft("unit-4", event_id="e-1")])
@@ -438,7 +438,7 @@ def test_listeners_are_told_after_the_commit_and_only_then(log: EventLog) -> Non
     assert len(heard) == 3
     assert heard[1] == 100
     assert heard[2] > heard[0]
-    with pytest.raises(RuntimeError), log.writing() as tx:
+    with pytest.raises(RuntimeError), log.writing() as tx:  # noqa: PT012 - it is the transaction that must raise
         tx.append(drafts(1))
         tx.after_commit.append(lambda: heard.append(101))
         raise RuntimeError
@@ -470,8 +470,10 @@ def sqlite_log(tmp_path: Path) -> EventLog:
         "DELETE FROM events WHERE position = 1",
         "INSERT OR REPLACE INTO events (position, id, stream, version, type, record) VALUES (1,'x','x',1,'x','x')",
         "REPLACE INTO events (id, stream, version, type, record) VALUES ('e-1', 'x', 1, 'x', 'x')",
-        "INSERT INTO events (id, stream, version, type, record) VALUES ('e-1', 'x', 1, 'x', 'x') "
-        "ON CONFLICT (id) DO UPDATE SET record = 'x'",
+        (
+            "INSERT INTO events (id, stream, version, type, record) VALUES ('e-1', 'x', 1, 'x', 'x') "
+            "ON CONFLICT (id) DO UPDATE SET record = 'x'"
+        ),
     ],
 )
 def test_history_on_sqlite_cannot_be_changed(sqlite_log: EventLog, statement: str) -> None:
@@ -522,16 +524,20 @@ def service_log(postgresql_log: EventLog) -> Iterator[EventLog]:
         "CREATE TRIGGER quiet BEFORE INSERT ON events EXECUTE FUNCTION suppress_redundant_updates_trigger()",
         "CREATE RULE quiet AS ON INSERT TO events DO INSTEAD NOTHING",
         "SET session_replication_role = replica",
-        "INSERT INTO events (position, id, stream, version, type, record) OVERRIDING SYSTEM VALUE "
-        "VALUES (0, 'past', 'past', 1, 'x', 'x')",
-        "INSERT INTO events (id, stream, version, type, record) VALUES ('e-1', 'x', 1, 'x', 'x') "
-        "ON CONFLICT (id) DO UPDATE SET record = 'x'",
+        (
+            "INSERT INTO events (position, id, stream, version, type, record) OVERRIDING SYSTEM VALUE "
+            "VALUES (0, 'past', 'past', 1, 'x', 'x')"
+        ),
+        (
+            "INSERT INTO events (id, stream, version, type, record) VALUES ('e-1', 'x', 1, 'x', 'x') "
+            "ON CONFLICT (id) DO UPDATE SET record = 'x'"
+        ),
         "MERGE INTO events USING (VALUES (1)) AS v(x) ON true WHEN MATCHED THEN DELETE",
     ],
 )
 def test_history_on_postgresql_cannot_be_changed_by_the_service(service_log: EventLog, statement: str) -> None:
     before = everything(service_log)
-    with pytest.raises(ProgrammingError, match="permission denied|must be owner"), service_log.writing() as tx:
+    with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"), service_log.writing() as tx:
         tx.connection.exec_driver_sql(statement)
     assert everything(service_log) == before
 

@@ -1,0 +1,131 @@
+"""A real node that is killed, started again, stopped, and started where it must not be."""
+
+import random
+import socket
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from events.envelope import Event
+from events.log.store import EventLog, sqlite_engine
+from events.placement import ArrivalRecorded
+from reference import load
+from services.capacity.domain.unit import UnitDecider
+from services.placement.domain.relocation_request import RelocationRequestDecider
+from simulation.invariants import audit
+from tests.journeys.process import HAVEN, RunningNode, environment, free_port, haven
+
+LEAST_KILLS = 5
+
+
+@pytest.mark.slow
+def test_the_demo_goes_on_while_its_node_is_killed_again_and_again(tmp_path: Path) -> None:
+    rng = random.Random(20261123)
+    kills = 0
+    with RunningNode(tmp_path) as node:
+        arguments = ["demo", "--url", node.url, "--data-dir", str(node.data_dir)]
+        story = subprocess.Popen(
+            [*HAVEN, *arguments], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            while story.poll() is None:
+                time.sleep(rng.uniform(0.1, 2.5))
+                if story.poll() is None and kills < 2 * LEAST_KILLS:
+                    node.kill()
+                    kills += 1
+                    node.start()
+            told = story.stdout.read() if story.stdout else ""
+        finally:
+            story.kill()
+            story.wait()
+        assert story.returncode == 0, told
+        assert "Arrived in NL" in told
+        assert kills >= LEAST_KILLS
+        assert node.stop() == 0
+    invariants_hold(node.data_dir)
+    rebuilt = haven("rebuild", **node.settings)
+    assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
+    assert "Equal to the byte" in rebuilt.stdout
+
+
+def invariants_hold(data_dir: Path) -> None:
+    """Everything the logs and the claims table say is as it must be, whatever happened."""
+    logs = {name: EventLog(sqlite_engine(str(data_dir / f"{name}.sqlite")), name) for name in SERVICES}
+    whole = {name: [event for _, event in log.read_all(limit=100_000)] for name, log in logs.items()}
+    reference = load()
+    rhythms = {code: country.rhythm for code, country in reference.countries.items()}
+    deciders = {"placement": RelocationRequestDecider(), "capacity": UnitDecider(rhythms)}
+    checker = audit(reference, deciders, whole)
+    with sqlite3.connect(data_dir / "capacity.sqlite") as capacity:
+        checker.claims_are(capacity.execute("SELECT unit_id, bed, hold_id FROM bed_claims"))
+    with sqlite3.connect(data_dir / "gateway.sqlite") as gateway:
+        assert gateway.execute("SELECT count(*) FROM parked").fetchone() == (0,)
+        kept = gateway.execute("SELECT command_ids FROM idempotency").fetchall()
+    acknowledged = [command_id for (ids,) in kept for command_id in ids.strip("[]").replace('"', "").split(",")]
+    assert acknowledged
+    checker.acknowledged(acknowledged)
+    arrivals = [event for event in whole["placement"] if isinstance(event, Event) and isinstance(event.data, ArrivalRecorded)]
+    assert len(arrivals) == 1
+
+
+SERVICES = ("gateway", "capacity", "placement")
+
+
+# Starting and stopping
+
+
+def test_a_node_that_is_told_to_stop_stops_at_once_and_well(tmp_path: Path) -> None:
+    with RunningNode(tmp_path) as node:
+        begun = time.monotonic()
+        assert node.stop() == 0
+        assert time.monotonic() - begun < 5
+        assert "Stopped." in node.output.read_text()
+
+
+def test_a_taken_port_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = haven("run", data_dir=tmp_path / "data", port=taken.getsockname()[1])
+    assert_refused(refused, "HAVEN_PORT")
+
+
+def test_a_taken_data_directory_is_refused_and_the_first_node_goes_on(tmp_path: Path) -> None:
+    with RunningNode(tmp_path) as node:
+        assert_refused(haven("run", data_dir=node.data_dir, port=free_port()), "HAVEN_DATA_DIR")
+        assert_refused(haven("rebuild", data_dir=node.data_dir), "HAVEN_DATA_DIR")
+        node.wait_until_ready()
+
+
+def test_a_node_that_was_killed_leaves_its_data_directory_free(tmp_path: Path) -> None:
+    with RunningNode(tmp_path) as node:
+        node.kill()
+        node.start()
+        assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("host", "0.0.0.0"),
+        ("host", "192.0.2.1"),
+        ("issuer", "https://sign-in.example"),
+        ("colour", "green"),
+        ("port", "eighty"),
+        ("port", "70000"),
+        ("exercise_speed", "-1"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_by_name(tmp_path: Path, setting: str, value: str) -> None:
+    refused = haven("run", **{"data_dir": tmp_path / "data", "port": free_port(), setting: value})
+    assert_refused(refused, f"HAVEN_{setting.upper()}")
+
+
+def assert_refused(refused: subprocess.CompletedProcess[str], remedy: str) -> None:
+    assert refused.returncode == 2, refused
+    assert remedy in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert refused.stdout == ""
