@@ -39,6 +39,8 @@ class ReportRefusal(StrEnum):
     CLAIMED_BEDS_TYPED_AWAY = "claimed_beds_typed_away"
     ALREADY_REGISTERED = "already_registered"
     UNKNOWN_COUNTRY = "unknown_country"
+    PROFILE_DOES_NOT_FIT = "profile_does_not_fit"
+    NOT_YOUR_SHELTER = "not_your_shelter"
 
 
 class UnitRegistered(CapacityEvent, frozen=True, kw_only=True, tag="capacity.unit.registered.v1"):

@@ -232,6 +232,7 @@ class ProposalLapse(StrEnum):
     HOLD_EXPIRED = "hold_expired"
     CONSENT_WITHDRAWN = "consent_withdrawn"
     REFUSED_BY_HOST = "refused_by_host"
+    RULES_CHANGED = "rules_changed"
     REQUEST_OVER = "request_over"
 
 

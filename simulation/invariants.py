@@ -251,33 +251,36 @@ class Checker:
         self._events[incoming.id] = incoming
         if source not in self.deciders:
             return
+        if self._last_cause.get(key) != incoming.causation_id:
+            self._at_rest(incoming.stream)
         self._caused(source, incoming)
-        state = self.states.get(key, self.deciders[source].initial)
-        self.states[key] = self.deciders[source].evolve(state, incoming)
         if source == "capacity":
             self._capacity(incoming)
         elif source == "placement":
             self._placement(incoming)
+        state = self.states.get(key, self.deciders[source].initial)
+        self.states[key] = self.deciders[source].evolve(state, incoming)
 
     def rest(self) -> None:
         """Between transactions: every request that is open has an owner, a next step and a deadline."""
-        for stream in self._touched:
-            book = self.requests[stream]
-            state = self.states["placement", stream]
-            if book.opened is None:
-                continue
-            step = book.next_step
-            self._require(
-                Invariant.NOTHING_LOST,
-                step is not None and step.stage is state.stage,
-                stream, "does not say who is next:", step, "in stage", state.stage,
-            )  # fmt: skip
-            owned = step is not None and bool(step.steps) and step.deadline is not None
-            self._require(
-                Invariant.NOTHING_LOST, owned is not book.over, stream, "is over:", book.over, "but next is", step
-            )
-            self._require(Invariant.STATE_IS_FOLD, state.over is book.over, stream, "stage", state.stage)
-        self._touched.clear()
+        for stream in list(self._touched):
+            self._at_rest(stream)
+
+    def _at_rest(self, stream: str) -> None:
+        if stream not in self._touched:
+            return
+        del self._touched[stream]
+        book, state = self.requests[stream], self.states["placement", stream]
+        if book.opened is None:
+            return
+        step = book.next_step
+        named = step is not None and step.stage is state.stage
+        self._require(Invariant.NOTHING_LOST, named, stream, "in stage", state.stage, "does not say who is next:", step)
+        owned = step is not None and bool(step.steps) and step.deadline is not None
+        self._require(
+            Invariant.NOTHING_LOST, owned is not book.over, stream, "is over:", book.over, "but next is", step
+        )
+        self._require(Invariant.STATE_IS_FOLD, state.over is book.over, stream, "stage", state.stage)
 
     def state_is(self, source: str, stream: str, state: object) -> None:
         """A service's own state of a stream must be the fold of its events."""
@@ -312,7 +315,13 @@ class Checker:
         for unit_id, unit in self.units.items():
             truth = (len(unit.free), unit.freshness)
             self._require(
-                Invariant.SERVICES_AGREE, views.get(unit_id) == truth, unit_id, "is", truth, "seen as", views.get(unit_id)
+                Invariant.SERVICES_AGREE,
+                views.get(unit_id) == truth,
+                unit_id,
+                "is",
+                truth,
+                "seen as",
+                views.get(unit_id),
             )
         self._holds_agree(now, patience)
         for stream, request in self.requests.items():
@@ -353,7 +362,9 @@ class Checker:
             decided = self._decided[source, event.stream, event.causation_id]
             self._require(Invariant.EFFECTS_ONCE, decided == 1, "a cause took effect twice:", event)
             by_time = event.causation_id == derived_id(event.stream, event.version - 1, "time")
-            self._require(Invariant.EFFECTS_ONCE, cause is not None or by_time or unreadable, "an effect without a cause:", event)
+            self._require(
+                Invariant.EFFECTS_ONCE, cause is not None or by_time or unreadable, "an effect without a cause:", event
+            )
         commanded = cause is not None and cause.source == "gateway" and cause.actor == event.actor
         spoken_for = event.actor.role is Role.SYSTEM or commanded or unreadable
         self._require(Invariant.ONLY_THE_ENTITLED, spoken_for, "nobody said this:", event)
@@ -406,7 +417,7 @@ class Checker:
         apart = not free & blocked and not (free | blocked) & unit.claims.keys()
         fits = len(free) + len(blocked) + len(unit.claims) <= report.beds
         self._require(Invariant.ONE_CLAIM_PER_BED, apart and fits, "a report typed claimed beds away:", event)
-        command = self._events[event.causation_id].data
+        command = self._said_by_cause(event)
         seen = isinstance(command, ReportCapacity) and command.revision_seen == unit.revision
         self._require(Invariant.ONLY_THE_ENTITLED, seen, "a report from a stale page counted:", event)
         unit.beds, unit.free, unit.blocked = report.beds, free, blocked
@@ -419,7 +430,7 @@ class Checker:
         )
         self._require(Invariant.ONE_CLAIM_PER_BED, beds <= unit.free, "held what was not free:", event)
         self._require(Invariant.EFFECTS_ONCE, placed.hold_id not in unit.holds, "placed again:", event)
-        wanted = self._events[event.causation_id].data
+        wanted = self._said_by_cause(event)
         meant = isinstance(wanted, HoldRequested) and wanted.hold_id == placed.hold_id and wanted.beds == len(beds)
         self._require(Invariant.EFFECTS_ONCE, meant, "a hold nobody asked for:", event)
         unit.holds[placed.hold_id] = HoldBook(placed.request_id, placed.beds, placed.until, Claim.HELD)
@@ -481,12 +492,9 @@ class Checker:
                 book.holds[hold_id] = Claim.OVER
             case PlacementProposed() | PlacementCountersigned() | CountersignatureRefused() | ProposalLapsed():
                 self._signed(book, event)
-            case ConsentRecorded(scope=scope, country=country, by=by):
-                self._may_speak(book, event, by)
-                book.consents[scope, country, by] = True
-            case ConsentWithdrawn(scope=scope, country=country, by=by):
-                self._may_speak(book, event, by)
-                book.consents[scope, country, by] = False
+            case ConsentRecorded() | ConsentWithdrawn():
+                self._may_speak(book, event, data.by)
+                book.consents[data.scope, data.country, data.by] = isinstance(data, ConsentRecorded)
             case FirmHoldRequested(hold_id=hold_id):
                 self._both_signed_and_consented(book, hold_id, event)
                 book.holds[hold_id] = Claim.FIRMING
@@ -496,10 +504,8 @@ class Checker:
                 self._journey(book, event)
             case DisclosureGranted():
                 self._disclosed(book, data, event)
-            case NextStepSet():
-                book.next_step = data
-            case DeadlineMissed(next_deadline=next_deadline) if book.next_step is not None:
-                book.next_step = msgspec.structs.replace(book.next_step, deadline=next_deadline)
+            case NextStepSet() | DeadlineMissed():
+                self._next(book, data)
 
     def _over(self, book: RequestBook, event: Event) -> None:
         actor = event.actor
@@ -533,6 +539,8 @@ class Checker:
 
     def _safe(self, book: RequestBook, unit_id: str, event: Event) -> None:
         """Never where they are in danger, never a child among adults: worked out from the raw reference tables."""
+        known = book.opened is not None and unit_id in self.units
+        self._require(Invariant.ONLY_THE_ENTITLED, known, "a unit nobody registered:", event)
         assert book.opened is not None
         unit = self.units[unit_id].profile
         forbidden = {book.opened.danger_country}
@@ -550,7 +558,9 @@ class Checker:
     def _asked(self, book: RequestBook, event: Event) -> None:
         data = event.data
         if isinstance(data, ShelterAsked):
-            held = book.holds.get(data.hold_id) is Claim.REQUESTED and self._is_cause(event, HoldPlaced, data.hold_id)
+            placed = self._said_by_cause(event)
+            answered = isinstance(placed, HoldPlaced) and placed.hold_id == data.hold_id
+            held = answered and book.holds.get(data.hold_id) is Claim.REQUESTED
             self._require(Invariant.EFFECTS_ONCE, held, "asked without a bed on hold:", event)
             self._require(Invariant.EFFECTS_ONCE, data.ask_id not in book.asks, "asked twice:", event)
             book.holds[data.hold_id] = Claim.HELD
@@ -566,7 +576,7 @@ class Checker:
                 allowed = state is AskState.OPEN or (state is AskState.ACCEPTED and book.proposal is None)
             case AskExpired():
                 allowed = state is AskState.OPEN and ask is not None and ask.deadline <= event.time
-            case AskClosed():
+            case _:
                 allowed = state in (AskState.OPEN, AskState.ACCEPTED)
         self._require(Invariant.NOTHING_AFTER_EXPIRY, allowed, "the question did not stand:", event, "was", state)
         if isinstance(data, AskAccepted | AskDeclined):
@@ -587,11 +597,14 @@ class Checker:
                 digest = hashlib.sha256(msgspec.json.encode(proposal)).hexdigest()
                 self._require(Invariant.ONLY_THE_ENTITLED, digest == proposal_hash, "signs something else:", event)
                 self._require(
-                    Invariant.ONLY_THE_ENTITLED, proposal.rank == 1 or proposal.override is not None, "no reason:", event
+                    Invariant.ONLY_THE_ENTITLED,
+                    proposal.rank == 1 or proposal.override is not None,
+                    "no reason:",
+                    event,
                 )
                 book.proposal, book.proposal_hash, book.proposer = proposal, proposal_hash, event.actor
             case PlacementCountersigned(proposal_hash=signed) | CountersignatureRefused(proposal_hash=signed):
-                command = self._events[event.causation_id].data
+                command = self._said_by_cause(event)
                 shown = command.proposal if isinstance(command, CountersignPlacement) else None
                 binds = shown == signed == book.proposal_hash
                 self._require(Invariant.ONLY_THE_ENTITLED, binds, "signed something else than was shown:", event)
@@ -656,7 +669,9 @@ class Checker:
         match data:
             case JourneyPlanned():
                 allowed = confirmed and _of_origin(book, actor) and not book.departed
-                self._require(Invariant.ONLY_THE_ENTITLED, data.arrival_due > event.time, "planned for the past:", event)
+                self._require(
+                    Invariant.ONLY_THE_ENTITLED, data.arrival_due > event.time, "planned for the past:", event
+                )
                 book.journey = data
             case DepartureRecorded():
                 willing = book.confirmed is not None and book.consented(
@@ -676,6 +691,12 @@ class Checker:
                 book.astray = True
         self._require(Invariant.ONLY_THE_ENTITLED, allowed, "moved by somebody who may not:", event)
 
+    def _next(self, book: RequestBook, said: NextStepSet | DeadlineMissed) -> None:
+        if isinstance(said, NextStepSet):
+            book.next_step = said
+        elif book.next_step is not None:
+            book.next_step = msgspec.structs.replace(book.next_step, deadline=said.next_deadline)
+
     def _disclosed(self, book: RequestBook, granted: DisclosureGranted, event: Event) -> None:
         actor = event.actor
         named = granted.recipient == actor.person and actor.role is not Role.SYSTEM
@@ -691,9 +712,9 @@ class Checker:
 
     # Raising
 
-    def _is_cause(self, event: Event, kind: type, hold_id: str) -> bool:
+    def _said_by_cause(self, event: Event) -> object:
         cause = self._events.get(event.causation_id)
-        return cause is not None and isinstance(cause.data, kind) and cause.data.hold_id == hold_id  # type: ignore[union-attr]
+        return None if cause is None else cause.data
 
     def _require(self, invariant: Invariant, holds: bool, *detail: object) -> None:
         self.checked[invariant] += 1
@@ -710,23 +731,17 @@ def _of_origin(book: RequestBook, actor: Actor) -> bool:
 
 
 def _of_host(book: RequestBook, actor: Actor) -> bool:
-    return (
-        book.proposal is not None and actor.role is Role.COORDINATOR and actor.country == book.proposal.host_country
-    )
+    return book.proposal is not None and actor.role is Role.COORDINATOR and actor.country == book.proposal.host_country
 
 
 def _referred(book: RequestBook, actor: Actor) -> bool:
     return (
-        book.referrer is not None
-        and actor.role is Role.REFERRER
-        and actor.organisation == book.referrer.organisation
+        book.referrer is not None and actor.role is Role.REFERRER and actor.organisation == book.referrer.organisation
     )
 
 
 def _receives(book: RequestBook, actor: Actor) -> bool:
-    return (
-        book.confirmed is not None and actor.role is Role.SHELTER and actor.organisation == book.confirmed.shelter_id
-    )
+    return book.confirmed is not None and actor.role is Role.SHELTER and actor.organisation == book.confirmed.shelter_id
 
 
 def _escorts(book: RequestBook, actor: Actor) -> bool:

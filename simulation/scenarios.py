@@ -244,7 +244,11 @@ class People:
         household = rng.choice(HOUSEHOLDS)
         if rng.random() < 0.03:
             origin, household, zones = rng.choice(
-                (("XX", household, zones), (origin, Household(), zones), (origin, household, _everywhere(self._countries)))
+                (
+                    ("XX", household, zones),
+                    (origin, Household(), zones),
+                    (origin, household, _everywhere(self._countries)),
+                )
             )
         opening: dict[str, Any] = {
             "request_id": f"request-{self._opened}",
@@ -258,6 +262,41 @@ class People:
             "callback": SEALED,
         }
         return OpenRelocationRequest(**{**opening, **wanted})
+
+    # Undisturbed
+
+    def bring(self, request_id: str, stage: Stage) -> None:
+        """Everybody does at once what is next, until the request is at `stage`; the world has to be calm."""
+        self.world.settle()
+        while self.world.requests()[request_id].stage is not stage:
+            self.world.submit(*self.proper(request_id))
+            self.world.settle()
+
+    def proper(self, request_id: str) -> tuple[Command, Actor]:
+        """The next thing on the straight way from an open question to the end of a stay, and who does it."""
+        request = self.world.requests()[request_id]
+        assert request.opened is not None
+        origin = self.coordinator(request.opened.danger_country)
+        if request.confirmed is None:
+            if request.proposal is not None:
+                signature = CountersignPlacement(request_id=request_id, proposal=request.proposal_hash)
+                return signature, self.coordinator(request.proposal.host_country)
+            if offers := request.offers():
+                return ProposePlacement(request_id=request_id, ask_id=offers[0].ask_id), origin
+            ask = request.open_asks()[0]
+            answer = AnswerAsk(request_id=request_id, ask_id=ask.ask_id, rendezvous=SEALED)
+            return answer, self.shelter(ask.shelter_id, ask.country)
+        receives = self.shelter(request.confirmed.shelter_id, request.confirmed.host_country)
+        if request.stage is Stage.DEPARTED:
+            return RecordArrival(request_id=request_id, outcome=ArrivalOutcome.ARRIVED), receives
+        if request.stage is Stage.ARRIVED:
+            return EndPlacement(request_id=request_id, reason=EndingReason.MOVED_ON), receives
+        if request.journey is None:
+            due, escort = self.world.now + timedelta(hours=2), self.escort().person
+            return PlanJourney(request_id=request_id, escort=escort, arrival_due=due, steps=SEALED), origin
+        if not request.has_consent(ConsentScope.TRANSPORT, request.confirmed.host_country):
+            return self.consent(request, ConsentScope.TRANSPORT)
+        return RecordDeparture(request_id=request_id), self.escort()
 
     # Sensible
 

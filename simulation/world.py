@@ -434,8 +434,8 @@ class World:
     def look(self) -> None:
         """Checks whatever was committed since the last look."""
         for source in list(self._dirty):
-            log, streams = self.logs[source], {}
-            for position, event in log.read_all(after=self.seen.get(source, 0), limit=100_000):
+            streams: dict[str, None] = {}
+            for position, event in self.logs[source].read_all(after=self.seen.get(source, 0), limit=100_000):
                 self.seen[source] = position
                 self._see(source, event)
                 streams[event.stream] = None
@@ -536,7 +536,7 @@ class World:
             if not busy:
                 # A follower that failed waits a moment before it tries again.
                 self.now += timedelta(seconds=2)
-                if not any([self.work(node) for node in self.nodes]):
+                if not sum(self.work(node) for node in self.nodes):
                     self.is_calm = False
                     return
         self.checker.violated(Invariant.NOTHING_LOST, "the system does not come to rest")
@@ -565,7 +565,9 @@ class World:
 
     def snapshot(self) -> Snapshot:
         """This world, to go on from. It has to be an embedded one: their cursors are in the databases."""
-        return Snapshot({source: _sqlite(log).serialize() for source, log in self.logs.items()}, self.people.units, self.now)
+        return Snapshot(
+            {source: _sqlite(log).serialize() for source, log in self.logs.items()}, self.people.units, self.now
+        )
 
     def digest(self) -> str:
         """SHA-256 over every log: two runs did the same if and only if it is the same."""

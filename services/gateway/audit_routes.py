@@ -177,7 +177,7 @@ def _instant(call: Call, name: str) -> datetime | None:
     if sent is None:
         return None
     try:
-        return msgspec.convert(sent, bodies.Instant, strict=False).astimezone(UTC)
+        return msgspec.convert(sent, bodies.Instant).astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
         raise problems.bad_field(name, "an RFC 3339 instant with its offset") from None
 

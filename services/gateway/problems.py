@@ -181,6 +181,12 @@ _REPORT_REFUSALS: dict[ReportRefusal, tuple[int, str, str]] = {
         "Count them in: `beds` is at least `free` + `blocked` + held + occupied.",
     ),
     ReportRefusal.ALREADY_REGISTERED: (409, "This unit is registered already.", "Report its capacity instead."),
+    ReportRefusal.PROFILE_DOES_NOT_FIT: (
+        409,
+        "The profile is not of this unit, or its region is not in its country.",
+        "Correct the profile and register the unit again.",
+    ),
+    ReportRefusal.NOT_YOUR_SHELTER: (404, "Nothing here for you.", "Check the id, or ask who gave it to you."),
     ReportRefusal.UNKNOWN_COUNTRY: (409, "That country does not take part.", "Add it to the reference data first."),
 }
 

@@ -208,7 +208,7 @@ class ReadModel:
             for table in TABLES:
                 rows = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
                 for row in rows:
-                    sum_of_all.update(msgspec.json.encode([table.name, *row]))
+                    sum_of_all.update(msgspec.json.encode([str(table.name), *row]))
         return sum_of_all.hexdigest()
 
 

@@ -170,7 +170,9 @@ def list_relocation_requests(call: Call) -> Response:
 
 
 def page_size(call: Call) -> int:
-    sent = call.query("limit") or "50"
+    sent = call.query("limit")
+    if sent is None:
+        return 50
     if not sent.isascii() or not sent.isdigit() or not 1 <= int(sent[:9]) <= LARGEST_PAGE:
         raise problems.bad_field("limit", f"a number from 1 to {LARGEST_PAGE}")
     return int(sent)

@@ -11,6 +11,7 @@ from events.placement import (
     FirmHoldRequested,
     HoldReleaseRequested,
     HoldRequested,
+    NextStepSet,
     ProposalLapse,
     ProposalLapsed,
     Refusal,
@@ -109,9 +110,11 @@ def test_a_no_to_another_country_leaves_the_placement_alone(stage: Stage) -> Non
 @pytest.mark.parametrize("stage", UNDER_WAY_OR_THERE)
 def test_a_no_on_the_way_or_in_the_house_is_kept_and_takes_no_bed_away(stage: Stage) -> None:
     story = no_to_the_netherlands(a.a_request_that_is(stage))
-    story.then_events(ConsentWithdrawn)
+    story.then_events(ConsentWithdrawn, NextStepSet)
     assert story.state.stage is stage
     assert live_holds(story) == {"NL"}
+    assert story.state.next_step.owner is Role.COORDINATOR
+    assert Step.FIND_ALTERNATIVE in story.state.next_step.steps
 
 
 @pytest.mark.parametrize("stage", [Stage.ENDED, Stage.WITHDRAWN, Stage.ERASED])

@@ -9,6 +9,7 @@ from events.log.decider import TimePassed
 from events.placement import (
     AskClosed,
     CommandHadNoEffect,
+    CommandRefused,
     CountersignatureRefused,
     FirmHoldRequested,
     HoldLost,
@@ -148,7 +149,10 @@ def test_a_proposal_made_under_older_rules_is_not_signed() -> None:
     proposal = replace(a.a_request_that_is(Stage.PROPOSED).state.proposal, ruleset="2025-01")
     older = PlacementProposed(request_id=a.REQUEST, proposal=proposal, proposal_hash=proposal_hash(proposal))
     story = given(a.a_request_that_is(Stage.OFFERED), older, by=a.a_coordinator("BE")).when(TimePassed())
-    sign(story, a.a_coordinator("NL")).refused(Refusal.PROPOSAL_CHANGED)
+    sign(story, a.a_coordinator("NL"))
+    assert [event.reason for event in story.events if isinstance(event, CommandRefused)] == [Refusal.PROPOSAL_CHANGED]
+    assert any(isinstance(event, ProposalLapsed) for event in story.events)
+    assert story.state.stage in (Stage.SHORTLISTED, Stage.ASKED, Stage.UNMET_NEED), "the search goes on"
 
 
 @pytest.mark.parametrize("field", Proposal.__struct_fields__)

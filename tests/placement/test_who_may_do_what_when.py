@@ -104,7 +104,7 @@ MARKS = {
 TABLE = """
     referrer shelter  origin   host     guardian escort   auditor
 open
-    yes      yes      yes      yes      yes      yes      yes      | received
+    yes      role     yes      yes      role     role     role     | received
     opened   opened   opened   opened   opened   opened   opened   | shortlisted asked offered proposed countersigned
     opened   opened   opened   opened   opened   opened   opened   | consented confirmed departed arrived astray
     opened   opened   opened   opened   opened   opened   opened   | ended unmet_need refused withdrawn erased
@@ -123,9 +123,9 @@ consent
 answer
     unknown  unknown  unknown  unknown  unknown  unknown  unknown  | received refused
     ask      ask      ask      ask      ask      ask      ask      | shortlisted unmet_need withdrawn erased
-    org      yes      org      org      org      org      org      | asked
-    org      same     org      org      org      org      org      | offered proposed countersigned consented
-    org      same     org      org      org      org      org      | confirmed departed arrived astray ended
+    role     yes      role     role     role     role     role     | asked
+    role     same     role     role     role     role     role     | offered proposed countersigned consented
+    role     same     role     role     role     role     role     | confirmed departed arrived astray ended
 propose
     unknown  unknown  unknown  unknown  unknown  unknown  unknown  | received refused
     role     role     ask      country  role     role     role     | shortlisted unmet_need withdrawn erased

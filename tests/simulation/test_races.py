@@ -4,23 +4,21 @@ Every test sets a scene, lets its moves happen in any order with crashes, duplic
 what must have come of it. `calm_down` checks the invariants after each.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
-import msgspec
 import pytest
 import sqlalchemy as sa
 
-from events.capacity import HoldExpired, HoldMadeFirm, HoldPlaced, HoldRefusal, HoldRefused, HoldReleased
+from events.capacity import HoldMadeFirm, HoldPlaced, HoldRefusal, HoldRefused, HoldReleased
 from events.envelope import Event, encode
 from events.gateway import (
     AnswerAsk,
     Command,
     CountersignPlacement,
     EraseHousehold,
-    PlanJourney,
     ProposePlacement,
     RecordArrival,
     RecordConsent,
@@ -52,7 +50,6 @@ from events.vocabulary import (
     ArrivalOutcome,
     ConsentBy,
     ConsentScope,
-    DeclineReason,
     Household,
     Role,
     Stage,
@@ -135,35 +132,6 @@ class Scene:
         word = RecordConsent(request_id="r1", scope=scope, country=country, given=given, by=ConsentBy.HOUSEHOLD)
         return self.say(word, self.people.referrer("BE"))
 
-    def until(self, stage: Stage) -> "Scene":
-        """Everybody does what is next, undisturbed, until the request is there."""
-        world, people = self.world, self.people
-        world.settle()
-        if stage is Stage.ASKED:
-            return self
-        self.accept(self.asks()[0])
-        world.settle()
-        if stage is Stage.OFFERED:
-            return self
-        self.propose(self.request().offers()[0])
-        world.settle()
-        if stage is Stage.PROPOSED:
-            return self
-        self.countersign(self.request().proposal_hash)
-        world.settle()
-        if stage is Stage.CONFIRMED:
-            return self
-        due = world.now + timedelta(hours=2)
-        journey = PlanJourney(request_id="r1", escort=people.escort().person, arrival_due=due, steps=SEALED)
-        self.say(journey, people.coordinator("BE"))
-        self.consent(given=True, scope=ConsentScope.TRANSPORT)
-        world.settle()
-        if stage is not Stage.DEPARTED:
-            return self
-        self.say(RecordDeparture(request_id="r1"), people.escort())
-        world.settle()
-        return self
-
     def race(self, *moves: Callable[[], Any]) -> None:
         """The moves in any order, with anything in between; then everything is delivered and checked."""
         world = self.world
@@ -203,7 +171,7 @@ def staged(units: tuple[tuple[str, str, int], ...], at: Stage | None) -> Snapsho
     scene = Scene.rehearsal(*units)
     if at is not None:
         scene.open()
-        scene.until(at)
+        scene.people.bring("r1", at)
     return scene.world.snapshot()
 
 
@@ -256,7 +224,10 @@ def test_countersigned_as_the_hold_expires() -> None:
         world, until = scene.world, scene.request().holds[proposal.hold_id].until
         world.now = until - timedelta(minutes=3)
         signed = scene.countersign(proposal_hash, proposal.host_country)
-        scene.race(lambda world=world: world.jostle(2), lambda world=world: setattr(world, "now", world.now + timedelta(minutes=3)))
+        scene.race(
+            lambda world=world: world.jostle(2),
+            lambda world=world: setattr(world, "now", world.now + timedelta(minutes=3)),
+        )
         world.now = until + timedelta(minutes=1)
         world.calm_down()
 
@@ -376,7 +347,7 @@ def test_a_signature_binds_to_what_was_shown() -> None:
         signed: list[str] = []
         scene.race(
             lambda s=scene, h=host: s.consent(given=False, country=h.host_country),
-            lambda s=scene, h=host, shown=shown: signed.append(s.countersign(shown, h.host_country)),
+            lambda s=scene, h=host, shown=shown, signed=signed: signed.append(s.countersign(shown, h.host_country)),
             lambda s=scene: s.accept(s.asks()[0]) if s.asks() else None,
         )
         kept = scene.said(PlacementCountersigned)
@@ -412,8 +383,7 @@ def test_over_while_anything_is_in_flight(stage: Stage, over: Stage) -> None:
         scene = Scene(seed, DUTCH, LUXEMBOURGISH, at=stage)
         request = scene.request()
         moves: list[Callable[[], Any]] = [lambda s=scene, ask=ask: s.accept(ask) for ask in request.open_asks()]
-        if request.offers():
-            moves.append(lambda s=scene, ask=request.offers()[0]: s.propose(ask))
+        moves += [lambda s=scene, ask=ask: s.propose(ask) for ask in request.offers()]
         if request.proposal is not None:
             country = request.proposal.host_country
             moves.append(lambda s=scene, h=request.proposal_hash, c=country: s.countersign(h, c))
@@ -500,12 +470,17 @@ def test_one_person_never_signs_twice(seeds: range) -> None:
     for seed in seeds:
         scene = Scene(seed, DUTCH, at=Stage.OFFERED)
         ask = scene.request().offers()[0]
-        both = [Actor(person="p", role=Role.COORDINATOR, organisation=f"focal-point-{c}", country=c) for c in ("BE", "NL")]
+        both = [
+            Actor(person="p", role=Role.COORDINATOR, organisation=f"focal-point-{c}", country=c) for c in ("BE", "NL")
+        ]
         scene.say(ProposePlacement(request_id="r1", ask_id=ask.ask_id), both[0])
         scene.world.calm_down()
         shown = scene.request().proposal_hash
         referrer = Actor(
-            person=scene.people.referrer("BE").person, role=Role.COORDINATOR, organisation="focal-point-NL", country="NL"
+            person=scene.people.referrer("BE").person,
+            role=Role.COORDINATOR,
+            organisation="focal-point-NL",
+            country="NL",
         )
         signature = CountersignPlacement(request_id="r1", proposal=shown)
         refused: dict[str, str] = {}
@@ -544,20 +519,13 @@ def test_two_offices_propose_at_once(seeds: range) -> None:
         assert scene.claims() == [Claim.HELD]
 
 
-@pytest.fixture
-def newer_release() -> Iterator[Callable[[pytest.MonkeyPatch], None]]:
-    """An upgrade: what only the newer release could read, this one can now too."""
-
-    def upgrade(patch: pytest.MonkeyPatch) -> None:
-        decode = inbox.decode
-        patch.setattr(inbox, "decode", lambda record: decode(record.replace(".withdraw.v2", ".withdraw.v1")))
-
-    yield upgrade
+def upgrade(patch: pytest.MonkeyPatch) -> None:
+    """What only the newer release could read, this one can now too."""
+    decode = inbox.decode
+    patch.setattr(inbox, "decode", lambda record: decode(record.replace(".withdraw.v2", ".withdraw.v1")))
 
 
-def test_events_of_a_newer_release_wait_and_nothing_is_skipped(
-    seeds: range, newer_release: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_of_a_newer_release_wait_and_nothing_is_skipped(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in seeds:
         with monkeypatch.context() as patch:
             scene = Scene(seed, ("NL", "NL32", 4))
@@ -580,7 +548,7 @@ def test_events_of_a_newer_release_wait_and_nothing_is_skipped(
             assert scene.request("r2").stage is Stage.OFFERED
             assert scene.refusal(answered) is None
 
-            newer_release(patch)
+            upgrade(patch)
             placement.crash()
             assert placement.service.consumer.retry_parked() == 2
             scene.world.settle()
@@ -593,7 +561,10 @@ def test_events_of_a_newer_release_wait_and_nothing_is_skipped(
 def test_arrived_before_departed() -> None:
     departures = set()
     for seed in range(INTERLEAVINGS):
-        scene = Scene(seed, DUTCH, at=Stage.CONSENTED)
+        scene = Scene(seed, DUTCH, at=Stage.CONFIRMED)
+        for _plan_and_consent in range(2):
+            scene.say(*scene.people.proper("r1"))
+            scene.world.settle()
         staff = scene.people.shelter("shelter-unit-1", "NL")
         scene.race(
             lambda s=scene: s.say(RecordDeparture(request_id="r1"), s.people.escort()),
@@ -691,4 +662,3 @@ def _withdraw_as_a_newer_release(scene: Scene) -> None:
     with world.gateway.writing() as tx:
         tx.connection.execute(sa.insert(events).values(row))
     world.look()
-

@@ -233,7 +233,9 @@ ENOUGH = 300
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_the_simulation_would_notice(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_would_notice(
+    bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     simulate(0, 1)  # the first mornings are built before the bug
     bug(monkeypatch)
     with pytest.raises(InvariantViolated) as caught:

@@ -42,7 +42,7 @@ from events.placement import (
     HoldRequested,
     PlacementEnded,
 )
-from events.vocabulary import ArrivalOutcome, BlockReason, Freshness, UnitProfile
+from events.vocabulary import Actor, ArrivalOutcome, BlockReason, Freshness, Role, UnitProfile
 from reference import Rhythm
 
 
@@ -175,6 +175,7 @@ class UnitDecider:
                     _with_hold(unit, replace(left, stage=HoldStage.OVER), event.version),
                     blocked=unit.blocked | set(left.beds),
                     blocked_because=BlockReason.TURNOVER,
+                    blocked_until=None,
                 )
             case _:
                 return unit
@@ -185,14 +186,17 @@ def _register(
 ) -> Sequence[CapacityContract]:
     if command.profile.country not in rhythms:
         return [_refuse_report(unit, command.unit_id, context, ReportRefusal.UNKNOWN_COUNTRY)]
+    profile = command.profile
+    if profile.unit_id != command.unit_id or not profile.region.startswith(profile.country):
+        return [_refuse_report(unit, command.unit_id, context, ReportRefusal.PROFILE_DOES_NOT_FIT)]
     if unit.profile is None:
         return [UnitRegistered(unit_id=command.unit_id, profile=command.profile, beds=command.beds)]
     return [_refuse_report(unit, command.unit_id, context, ReportRefusal.ALREADY_REGISTERED)]
 
 
 def _report(unit: Unit, command: ReportCapacity, context: Context) -> Sequence[CapacityContract]:
-    if unit.profile is None:
-        return [_refuse_report(unit, command.unit_id, context, ReportRefusal.UNKNOWN_UNIT)]
+    if refusal := _may_not_report(unit, context.actor):
+        return [_refuse_report(unit, command.unit_id, context, refusal)]
     if command.revision_seen != unit.revision:
         return [_refuse_report(unit, command.unit_id, context, ReportRefusal.STALE_REVISION)]
     claimed = unit.claimed
@@ -213,11 +217,19 @@ def _report(unit: Unit, command: ReportCapacity, context: Context) -> Sequence[C
 
 
 def _confirm(unit: Unit, command: ConfirmCapacity, context: Context) -> Sequence[CapacityContract]:
-    if unit.profile is None:
-        return [_refuse_report(unit, command.unit_id, context, ReportRefusal.UNKNOWN_UNIT)]
+    if refusal := _may_not_report(unit, context.actor):
+        return [_refuse_report(unit, command.unit_id, context, refusal)]
     if command.revision_seen != unit.revision:
         return [_refuse_report(unit, command.unit_id, context, ReportRefusal.STALE_REVISION)]
     return [CapacityConfirmed(unit_id=command.unit_id)]
+
+
+def _may_not_report(unit: Unit, actor: Actor) -> ReportRefusal | None:
+    """The shelter's own staff, or the process itself that seeds a new node."""
+    if unit.profile is None:
+        return ReportRefusal.UNKNOWN_UNIT
+    own = actor.role is Role.SHELTER and actor.organisation == unit.profile.shelter_id
+    return None if own or actor.role is Role.SYSTEM else ReportRefusal.NOT_YOUR_SHELTER
 
 
 def _refuse_report(unit: Unit, unit_id: str, context: Context, reason: ReportRefusal) -> ReportRefused:

@@ -10,7 +10,7 @@ from events.vocabulary import (
     SealedField,
     Stage,
 )
-from services.placement.domain.request import Request
+from services.placement.domain.request import Ask, Request
 
 BEFORE_DEPARTURE = frozenset(
     {
@@ -61,6 +61,17 @@ def is_receiving_shelter(request: Request, actor: Actor) -> bool:
 
 def is_escort(request: Request, actor: Actor) -> bool:
     return actor.role is Role.ESCORT and request.journey is not None and actor.person == request.journey.escort
+
+
+def may_open(actor: Actor) -> Refusal | None:
+    return None if actor.role in (Role.REFERRER, Role.COORDINATOR) else Refusal.WRONG_ROLE
+
+
+def may_answer(ask: Ask, actor: Actor) -> Refusal | None:
+    """Only the shelter that was asked can say yes or no."""
+    if actor.role is not Role.SHELTER:
+        return Refusal.WRONG_ROLE
+    return None if actor.organisation == ask.shelter_id else Refusal.NOT_YOUR_ORGANISATION
 
 
 def may_withdraw(request: Request, actor: Actor) -> Refusal | None:

@@ -219,6 +219,10 @@ def next_step(request: Request, context: Context) -> NextStepSet:
             if not request.has_consent(ConsentScope.TRANSPORT, host):
                 return _consent_next(request, is_next, origin)
             return is_next(Role.COORDINATOR, origin, Step.RECORD_DEPARTURE, deadline=request.journey.arrival_due)
+        case Stage.DEPARTED | Stage.ARRIVED | Stage.ASTRAY if not request.has_consent(ConsentScope.PLACEMENT, host):
+            # They said no while on the road or in the house. Nobody is kept anywhere against their will.
+            ends = Step.RECORD_ARRIVAL if request.stage is Stage.DEPARTED else Step.END_PLACEMENT
+            return is_next(Role.COORDINATOR, origin, Step.FIND_ALTERNATIVE, ends)
         case Stage.DEPARTED if request.overdue:
             return is_next(Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL)
         case Stage.DEPARTED:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from events.capacity import FirmHoldRefused, HoldExpired, HoldMadeFirm, HoldPlaced, HoldRefused
-from events.envelope import Event
+from events.envelope import Event, wire_name
 from events.gateway import (
     AnswerAsk,
     Command,
@@ -123,24 +123,27 @@ def proposal_hash(proposal: Proposal) -> str:
 
 
 def _decide_command(request: Request, command: Any, context: Context) -> Sequence[PlacementContract]:
-    name = str(type(command).__struct_config__.tag)
     try:
         if isinstance(command, OpenRelocationRequest):
             return _open(request, command, context)
         return _decide_known(request, command, context) or [
-            CommandHadNoEffect(request_id=command.request_id, command_id=context.cause_id, command=name)
-        ]
-    except RefusedCommand as refused:
-        return [
-            CommandRefused(
-                request_id=command.request_id,
-                command_id=context.cause_id,
-                command=name,
-                reason=refused.reason,
-                stage=request.stage,
-                next_steps=request.next_step.steps if request.next_step else (),
+            CommandHadNoEffect(
+                request_id=command.request_id, command_id=context.cause_id, command=wire_name(type(command))
             )
         ]
+    except RefusedCommand as refused:
+        return [_refusal(request, command, context, refused.reason)]
+
+
+def _refusal(request: Request, command: Any, context: Context, reason: Refusal) -> CommandRefused:
+    return CommandRefused(
+        request_id=command.request_id,
+        command_id=context.cause_id,
+        command=wire_name(type(command)),
+        reason=reason,
+        stage=request.stage,
+        next_steps=request.next_step.steps if request.next_step else (),
+    )
 
 
 def _decide_known(request: Request, command: Any, context: Context) -> Sequence[PlacementContract]:
@@ -182,6 +185,7 @@ def _refuse_if(refusal: Refusal | None) -> None:
 def _open(request: Request, command: OpenRelocationRequest, context: Context) -> Sequence[PlacementContract]:
     if request.stage is not Stage.RECEIVED:
         raise RefusedCommand(Refusal.ALREADY_OPENED)
+    _refuse_if(policies.may_open(context.actor))
     reference: Reference = context.facts.reference
     reflection_ends_on = None
     if command.danger_country in reference.countries and command.reflection_started_on is not None:
@@ -258,8 +262,7 @@ def _answer(request: Request, command: AnswerAsk, context: Context) -> Sequence[
     ask = request.asks.get(command.ask_id)
     if ask is None:
         raise RefusedCommand(Refusal.UNKNOWN_ASK)
-    if context.actor.organisation != ask.shelter_id:
-        raise RefusedCommand(Refusal.NOT_YOUR_ORGANISATION)
+    _refuse_if(policies.may_answer(ask, context.actor))
     accepts = command.decline is None
     if ask.stage is AskStage.OPEN and accepts:
         return [
@@ -337,8 +340,7 @@ def _countersign(request: Request, command: CountersignPlacement, context: Conte
         known = request.proposal is not None or bool(request.asks)
         raise RefusedCommand(Refusal.PROPOSAL_CHANGED if known and request.searching else Refusal.WRONG_STAGE)
     _refuse_if(policies.may_countersign(request, context.actor))
-    withdrawn_since = request.proposal.host_country in request.refused_countries()
-    if command.proposal != request.proposal_hash or request.proposal.ruleset != RULESET or withdrawn_since:
+    if command.proposal != request.proposal_hash:
         raise RefusedCommand(Refusal.PROPOSAL_CHANGED)
     if command.refusal is not None:
         return [
@@ -347,6 +349,10 @@ def _countersign(request: Request, command: CountersignPlacement, context: Conte
             ),
             *_lapse(request, ProposalLapse.REFUSED_BY_HOST),
         ]
+    if request.proposal.ruleset != RULESET:
+        # Made under rules that no longer hold: nobody is bound by it, and the search goes on under the new ones.
+        refusal = _refusal(request, command, context, Refusal.PROPOSAL_CHANGED)
+        return [refusal, *_lapse(request, ProposalLapse.RULES_CHANGED)]
     return [PlacementCountersigned(request_id=command.request_id, proposal_hash=request.proposal_hash)]
 
 
