@@ -306,6 +306,8 @@ class People:
             return None
         rng, request_id = self._rng, request.opened.request_id
         origin = self.coordinator(request.opened.danger_country, rng.choice((1, 2)))
+        if request.proposal is not None and rng.random() < 0.04:
+            return self.consent(request, rng.choice(list(ConsentScope)), given=False)
         match request.stage:
             case Stage.ASKED:
                 return self._answer(request, rng.choice(request.open_asks()))

@@ -88,6 +88,8 @@ WEEKS = DAYS // 7
 MORNING = time(8)
 LATE, LATE_AT_WEEKEND = 0.05, 0.25
 """How often a shelter skips its daily word on capacity, by local day (assumed)."""
+FULL_SAID_EVERY = 2
+"""Days between two words on a unit that is full and stays so (assumed)."""
 LEVEL = sum(OCCUPANCY) / 2
 """Occupancy that people from outside Haven would keep up alone: the middle of what is published."""
 LEAVES_A_DAY = timedelta(days=1) / (STAY_MEDIAN * math.exp(STAY_SPREAD**2 / 2))
@@ -525,43 +527,45 @@ class Year:
 
     def _morning(self, country: Country) -> None:
         """Every shelter of a country looks at its beds and, most days, says how they are."""
-        weekend = country.local_time(self.now).isoweekday() > 5
-        shelters = {u.profile.shelter_id: u.profile.country for u in self.node.inventory}
-        for shelter_id, shelter_country in shelters.items():
-            if self.reference.countries[shelter_country] is not country:
+        today = country.local_time(self.now)
+        late = LATE_AT_WEEKEND if today.isoweekday() > 5 else LATE
+        for shelter_id in dict.fromkeys(u.profile.shelter_id for u in self.node.inventory):
+            staff = self._staff(shelter_id)
+            if self.reference.countries[staff.country] is not country:
                 continue
-            units = self._units(shelter_id)
+            units = self._units(staff)
             for unit in units:
                 self.beds[unit["unit_id"]].live_a_day(self.rng, self.now, _claimed(unit))
-            if self.rng.random() >= (LATE_AT_WEEKEND if weekend else LATE):
-                self._say_capacity(shelter_id, units)
+            if self.rng.random() >= late:
+                self._say_capacity(staff, units, also_full=today.toordinal() % FULL_SAID_EVERY == 0)
 
     def _count_beds(self) -> None:
         units = self.core.read_model.units()
         free = sum(max(0, self.beds[unit["unit_id"]].free(_claimed(unit))) for unit in units)
         self.occupancy.append(1 - free / sum(unit["beds"] for unit in units))
 
-    def _units(self, shelter_id: str) -> list[Json]:
-        units: list[Json] = self.api.read(self._staff(shelter_id), f"/shelters/{shelter_id}/units")["units"]
+    def _units(self, staff: Account) -> list[Json]:
+        units: list[Json] = self.api.read(staff, f"/shelters/{staff.organisation}/units")["units"]
         return units
 
-    def _say_capacity(self, shelter_id: str, units: Sequence[Json]) -> None:
+    def _say_capacity(self, staff: Account, units: Sequence[Json], *, also_full: bool) -> None:
         """What changed is reported, and the rest confirmed in one go. Nobody waits for the outcome."""
-        staff, unchanged = self._staff(shelter_id), []
+        unchanged = []
         for unit in units:
             unit_id = unit["unit_id"]
             truth = self.beds[unit_id]
             free, blocked = truth.report(_claimed(unit))
             if (free, blocked) == (unit["free"], unit["blocked"]):
-                unchanged.append({"unit_id": unit_id, "revision_seen": unit["revision"]})
+                if free or also_full:
+                    unchanged.append({"unit_id": unit_id, "revision_seen": unit["revision"]})
                 continue
             report: Json = {"beds": truth.beds, "free": free, "blocked": blocked}
             if blocked:
                 report["blocked_because"] = truth.because
-            path = f"/shelters/{shelter_id}/units/{unit_id}/capacity"
+            path = f"/shelters/{staff.organisation}/units/{unit_id}/capacity"
             self.api.send(staff, "PUT", path, report, wait=False, if_match=unit["revision"])
         if unchanged:
-            path = f"/shelters/{shelter_id}/capacity-confirmations"
+            path = f"/shelters/{staff.organisation}/capacity-confirmations"
             self.api.send(staff, "POST", path, {"units": unchanged}, wait=False)
 
     # Cases
@@ -576,14 +580,16 @@ class Year:
         self._at(self.now + case.about(PATIENCE[case.urgency], PATIENCE_SPREAD), self._lose_patience, case)
 
     def _listen(self) -> None:
-        """Whatever moved, the country it came from looks at it: its live stream told it so."""
+        """Whatever moved may concern somebody. The simulation looks for itself here; people read before they act."""
         moved: dict[str, None] = {}
         while changes := self.core.read_model.changes(self.heard):
             self.heard = changes[-1].seq
             moved |= {change.subject: None for change in changes if change.kind == "relocation_request"}
         for request_id in moved:
             case = self.cases[request_id]
-            self._look(case, self._read(case, self._origin(case)))
+            view = self.core.read_model.request(request_id, [f"coordinator:{case.referral.danger_country}"])
+            assert view is not None
+            self._look(case, view)
 
     def _look(self, case: Case, view: Json) -> None:
         """Shelters that are asked something new will answer, and whoever is next will get to it."""
@@ -633,14 +639,14 @@ class Year:
         self.api.send(staff, "POST", f"/asks/{ask['ask_id']}/answer", answer)
         if decline not in NO_BED and decline is not DeclineReason.NOT_STAFFED:
             return
-        units = self._units(ask["shelter_id"])
+        units = self._units(staff)
         claimed = next(_claimed(unit) for unit in units if unit["unit_id"] == ask["unit_id"])
         beds = min(case.referral.household.beds, max(0, truth.free(claimed)))
         if decline in NO_BED:
             truth.others += beds
         else:
             truth.close(beds, self.now, BlockReason.STAFFING)
-        self._say_capacity(ask["shelter_id"], units)
+        self._say_capacity(staff, units, also_full=False)
 
     def _choose_offer(self, case: Case) -> None:
         """The coordinator calls the household about the best offer, then signs, or writes down their no.

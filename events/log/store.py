@@ -450,7 +450,8 @@ class EventLog:
 
 
 def _read_stream(connection: sa.Connection, stream: str, after: int) -> list[Event]:
-    return decode_many(list(connection.scalars(_READ_STREAM, {"stream": stream, "after": after})))
+    rows = connection.execute(_READ_STREAM, {"stream": stream, "after": after}).all()
+    return decode_many([row[0] for row in rows])
 
 
 def _expected_of(stream: str, expected: Expected | Mapping[str, Expected]) -> Expected:

@@ -240,6 +240,12 @@ class World:
         assert answer.json is not None
         return answer.json
 
+    def received(self, answer: TestResponse) -> str:
+        """Id of what was received and not worked on yet."""
+        assert answer.status_code == 202, answer.json
+        assert answer.json is not None
+        return str(answer.json["request_id"])
+
     # what it has
 
     def heads(self) -> dict[str, int]:
