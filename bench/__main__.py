@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from bench import event_store, shortlist
+from bench import event_store, held, shortlist
 from bench.row import Row
 
-BENCHMARKS: tuple[Callable[[], list[Row]], ...] = (event_store.measure, shortlist.measure)
+BENCHMARKS: tuple[Callable[[], list[Row]], ...] = (event_store.measure, shortlist.measure, held.measure)
 """Each returns its rows; a new measurement is one more function here."""
 
 RESULT = Path("build/bench.json")

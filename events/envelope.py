@@ -26,7 +26,7 @@ UPCASTERS: dict[str, Any] = {}
 NAMESPACE = UUID("7b0c2f0e-64a5-5f6e-9f2b-3f6d7a2f9d11")
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One fact (or, from the gateway, one accepted intent) with everything needed to explain it.
 
     `version` is its place in `stream`, from 1, without gaps; 0 means not appended yet. `time` is when the owner of the

@@ -355,7 +355,6 @@ class Refusal(StrEnum):
     REFERRER_CANNOT_SIGN = "referrer_cannot_sign"
     SAME_PERSON = "same_person"
     PROPOSAL_CHANGED = "proposal_changed"
-    NO_CONSENT = "no_consent"
     GUARDIAN_MUST_CONSENT = "guardian_must_consent"
     NO_TRANSPORT_CONSENT = "no_transport_consent"
     ARRIVAL_DUE_IN_PAST = "arrival_due_in_past"

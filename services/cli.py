@@ -53,7 +53,7 @@ def run() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         node = Node(settings)
-    except (DataDirectoryTaken, ConfigurationError) as refused:
+    except (DataDirectoryTaken, ConfigurationError, BadSetting) as refused:
         raise _fail(str(refused)) from None
     try:
         server = waitress.create_server(

@@ -29,10 +29,10 @@ class ExerciseClock:
 
     def __init__(self, speed: float, kept_in: Path, read: Clock = lambda: datetime.now(UTC)) -> None:
         self._read = read
-        self._began, self._speed = _exercise_began(kept_in, read(), speed)
+        self._began, self.speed = _exercise_began(kept_in, read(), speed)
 
     def __call__(self) -> datetime:
-        return self._began + (self._read() - self._began) * self._speed
+        return self._began + (self._read() - self._began) * self.speed
 
 
 def _exercise_began(kept_in: Path, now: datetime, speed: float) -> tuple[datetime, float]:

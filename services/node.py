@@ -26,7 +26,7 @@ from events.vocabulary import Role
 from reference import Reference, load
 from services.capacity.worker import CapacityWorker
 from services.clock import Clock, ExerciseClock, SteadyClock, real_time
-from services.config import Settings
+from services.config import BadSetting, Settings
 from services.gateway.api import create_app
 from services.gateway.authorization_server import (
     PagesClient,
@@ -233,6 +233,8 @@ class Node:
         for follower, lag in lags.items():
             if lag > (READY_LAG if self._caught_up_once else 0):
                 reasons[follower.consumer.name] = f"{lag} events behind"
+            if follower.problem:
+                reasons[f"{follower.consumer.name} stopped"] = follower.problem
             if parked := follower.consumer.parked():
                 reasons[f"{follower.consumer.name} parked"] = f"{len(parked)} events wait for an upgrade or a repair"
         dead = [thread.name for thread in self._threads if self._started(thread) and not thread.is_alive()]
@@ -292,6 +294,14 @@ def _accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:
 
 
 def _clock(settings: Settings) -> Clock:
-    if settings.exercise_speed == 1:
+    kept_in = settings.data_dir / "exercise-clock.json"
+    if settings.exercise_speed == 1 and not kept_in.exists():
         return SteadyClock()
-    return ExerciseClock(settings.exercise_speed, settings.data_dir / "exercise-clock.json")
+    clock = ExerciseClock(settings.exercise_speed, kept_in)
+    if clock.speed != settings.exercise_speed:
+        # Real time lies behind what this exercise has reached: going back would undo every deadline in its log.
+        raise BadSetting(
+            "HAVEN_EXERCISE_SPEED",
+            f"{settings.data_dir} belongs to an exercise at speed {clock.speed:g}; set that, or use another directory.",
+        )
+    return clock

@@ -571,7 +571,7 @@ class Checker:
         state, ask = book.ask_states.get(data.ask_id), book.asks.get(data.ask_id)
         match data:
             case AskAccepted():
-                allowed = state is AskState.OPEN
+                allowed = state is AskState.OPEN and ask is not None and event.time < ask.deadline
             case AskDeclined():
                 allowed = state is AskState.OPEN or (state is AskState.ACCEPTED and book.proposal is None)
             case AskExpired():

@@ -37,6 +37,7 @@ from simulation.scenarios import People
 
 IN_CAUSAL_ORDER = ("gateway", "capacity", "placement")
 START = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
+MOST_SKEW = timedelta(minutes=5)
 PATIENCE = timedelta(minutes=2)
 """How much later than due a timer may be once the world has healed."""
 MOST_ROUNDS = 400
@@ -474,7 +475,7 @@ class World:
             self.tally["long jumps"] += 1
         if rng.random() < 0.05:
             # A clock is set right, or wrong: it jumps by minutes, backwards too.
-            skew = timedelta(seconds=rng.randrange(-300, 301))
+            skew = rng.uniform(-1, 1) * MOST_SKEW
             if (n := rng.randrange(len(self.nodes) + 1)) == len(self.nodes):
                 self.gateway_skew = skew
             else:
@@ -520,6 +521,8 @@ class World:
         self.gateway_skew = timedelta()
         for node in self.nodes:
             node.skew = timedelta()
+        if self.tally["clock jumps"]:
+            self.now += MOST_SKEW  # a clock that was ahead has set timers ahead
         self.settle()
         self.check_healed()
 

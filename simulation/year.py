@@ -139,12 +139,8 @@ SEARCHING = frozenset({Stage.OPENED, Stage.SHORTLISTED, Stage.ASKED, Stage.UNMET
 NO_BED = frozenset({DeclineReason.NO_SPACE, DeclineReason.REPORT_WAS_WRONG})
 
 
-class YearFailed(Exception):
-    """The year could not be played to its end. Says with which command to repeat it."""
-
-
-class UnexpectedAnswer(YearFailed):
-    """The API answered what nobody here could have caused; names the route and the problem, never what was sent."""
+class UnexpectedAnswer(Exception):
+    """The API refused what it should take: a bug, there or here. Names the route and the problem, never what was sent."""
 
     def __init__(self, method: str, path: str, status: int, title: str) -> None:
         self.status = status
@@ -259,7 +255,7 @@ NAMES = {"refused": "refused at the door", "unmet": "open without a bed at the e
 def run_year(seed: int, cases: int, say: Callable[[str], None], *, weeks: int = WEEKS) -> Report:
     """Plays a year of `cases` referrals, or its first `weeks`, says how it went and returns it.
 
-    The same arguments give the same report, but for `wall_seconds`. Raises InvariantViolated or YearFailed, both with the
+    The same arguments give the same report, but for `wall_seconds`. Raises InvariantViolated or UnexpectedAnswer, with the
     command that repeats it.
     """
     began = process_time.monotonic()
@@ -269,7 +265,7 @@ def run_year(seed: int, cases: int, say: Callable[[str], None], *, weeks: int = 
         try:
             year.play()
             checker, logs = year.check()
-        except (InvariantViolated, YearFailed) as failure:
+        except (InvariantViolated, UnexpectedAnswer) as failure:
             failure.add_note(f"Repeat it with: haven simulate --seed {seed} --cases {cases}")
             raise
         finally:
@@ -402,6 +398,10 @@ class Case:
     def is_minor(self) -> bool:
         return self.referral.household.is_headed_by_minor
 
+    @property
+    def speaker(self) -> ConsentBy:
+        return ConsentBy.GUARDIAN if self.is_minor else ConsentBy.HOUSEHOLD
+
 
 class Year:
     """One node, its clock, and everybody who uses it."""
@@ -440,14 +440,14 @@ class Year:
         while self._agenda and self._agenda[0][0] < self.ends:
             moment, _, act = self._agenda[0]
             due = self._next_timer()
-            if due is None or due >= moment:
+            if due is not None and due < moment:
+                self.now = max(self.now, due)
+            else:
                 heapq.heappop(self._agenda)
                 self.now = max(self.now, moment)
                 act()
                 if self._agenda and self._agenda[0][0] <= self.now:
                     continue  # what happens at one moment the services hear of together
-            else:
-                self.now = max(self.now, due)
             self.settle()
             self._listen()
         self.now = self.ends
@@ -465,7 +465,6 @@ class Year:
 
     def check(self) -> tuple[Checker, dict[str, list[Event]]]:
         """Every promise over everything that happened. Raises InvariantViolated."""
-        # Placement's last: its events answer capacity's, and an effect is read after its cause.
         logs = {
             source: _read(self.core.logs[source].read_all(limit=10_000_000))
             for source in ("gateway", "capacity", "placement")
@@ -477,10 +476,9 @@ class Year:
         checker = audit(
             self.reference, {name: runner.decider for name, runner in runners.items()}, logs, seed=self.seed
         )
-        for (source, stream), state in list(checker.states.items()):
+        for source, stream in checker.states:
             with self.core.logs[source].writing() as tx:
                 checker.state_is(source, stream, runners[source].state(tx, stream))
-                checker.state_is(source, stream, state)
         with self.core.capacity_log.engine.connect() as connection:
             columns = bed_claims.c.unit_id, bed_claims.c.bed, bed_claims.c.hold_id
             checker.claims_are((row[0], row[1], row[2]) for row in connection.execute(sa.select(*columns)))
@@ -502,7 +500,7 @@ class Year:
     # Time
 
     def _at(self, moment: datetime, act: Callable[..., object], *about: Any) -> None:
-        heapq.heappush(self._agenda, (moment, next(self._order), lambda: act(*about)))
+        heapq.heappush(self._agenda, (moment.astimezone(UTC), next(self._order), lambda: act(*about)))
 
     def _next_timer(self) -> datetime | None:
         due = (runner.next_due() for runner in (self.core.placement.runner, self.core.capacity.runner))
@@ -610,10 +608,8 @@ class Year:
                 self._at(self._at_desk(case, origin), self._choose_offer, case)
             case Step.COUNTERSIGN_PLACEMENT:
                 self._at(self._at_desk(case, host), self._countersign, case, host)
-            case Step.RECORD_CONSENT | Step.RECORD_GUARDIAN_CONSENT if view["stage"] == Stage.COUNTERSIGNED:
-                self._at(self._at_desk(case, origin), self._ask_about_country, case, host)
             case Step.RECORD_CONSENT | Step.RECORD_GUARDIAN_CONSENT:
-                self._at(self._at_desk(case, origin), self._ask_about_journey, case, host)
+                self._at(self._at_desk(case, origin), self._ask_for_consent, case)
             case Step.PLAN_JOURNEY:
                 self._at(self._at_desk(case, origin), self._plan_journey, case)
             case Step.RECORD_DEPARTURE:
@@ -649,9 +645,7 @@ class Year:
         self._say_capacity(staff, units, also_full=False)
 
     def _choose_offer(self, case: Case) -> None:
-        """The coordinator calls the household about the best offer, then signs, or writes down their no.
-
-        A no to a place can only be written down as a no to its country."""
+        """The coordinator calls the household about the best offer, and signs if they agree."""
         origin = self._origin(case)
         view = self._read(case, origin)
         if Step.PROPOSE_PLACEMENT not in view["next_steps"]:
@@ -661,39 +655,41 @@ class Year:
         offer = offers[ranked[0]] if ranked else next(iter(offers.values()))
         if not case.is_minor:
             self._disclose(case, origin, SealedField.CALLBACK, DisclosureReason.CALL_BACK)
-            if not self._ask_about_country(case, offer["country"], offer["ask_id"]):
+            if not self._agrees_to_place(case, view, offer["country"], offer["ask_id"]):
                 return
         self._do(case, origin, "proposal", {"ask_id": offer["ask_id"]})
 
-    def _ask_about_country(self, case: Case, country: str, ask_id: str | None = None) -> bool:
-        """Takes down what the household, or a child's guardian, says to a place there; True for a yes."""
-        view = self._read(case, self._origin(case))
-        if ask_id is None:
-            if view["stage"] != Stage.COUNTERSIGNED:
-                return False
-            ask_id = view["proposal"]["ask_id"]
+    def _agrees_to_place(self, case: Case, view: Json, country: str, ask_id: str) -> bool:
+        """Takes down what the household, or a child's guardian, says to a place. A no to it can only be written down as a
+        no to its country."""
         agrees = case.asked[ask_id].household_agrees
-        said = view["consents"].get(f"{ConsentScope.PLACEMENT}/{country}/{_speaker(case)}")
-        if said is not agrees:
+        said = {
+            code: view["consents"].get(f"{ConsentScope.PLACEMENT}/{code}/{case.speaker}") for code in self._abroad(case)
+        }
+        if said[country] is not agrees:
             self._consent(case, ConsentScope.PLACEMENT, country, agrees)
-        if not agrees and self._refused_everywhere(case):
+        if not agrees and all(given is False for given in {**said, country: False}.values()):
             self._at(self.now + RECONSIDERS_AFTER, self._reconsider, case)
         return agrees
 
-    def _refused_everywhere(self, case: Case) -> bool:
-        consents = self._read(case, self._origin(case))["consents"]
-        others = [code for code in self.reference.countries if code != case.referral.danger_country]
-        return all(consents.get(f"{ConsentScope.PLACEMENT}/{code}/{_speaker(case)}") is False for code in others)
-
     def _reconsider(self, case: Case) -> None:
-        view = self._read(case, self._origin(case))
-        if view["stage"] not in SEARCHING:
+        if self._read(case, self._origin(case))["stage"] not in SEARCHING:
             return
-        if case.rng.random() >= RECONSIDERS:
+        if case.rng.random() < RECONSIDERS:
+            self._consent(case, ConsentScope.PLACEMENT, case.rng.choice(self._abroad(case)), True)
+        else:
             self._withdraw(case, WithdrawalReason.HOUSEHOLD_CHANGED_MIND)
-            return
-        others = [code for code in self.reference.countries if code != case.referral.danger_country]
-        self._consent(case, ConsentScope.PLACEMENT, case.rng.choice(others), True)
+
+    def _ask_for_consent(self, case: Case) -> None:
+        """To the place, of a child's guardian; to the journey, of everybody."""
+        view = self._read(case, self._origin(case))
+        if view["stage"] == Stage.COUNTERSIGNED:
+            self._agrees_to_place(case, view, view["host_country"], view["proposal"]["ask_id"])
+        elif view["stage"] == Stage.CONFIRMED:
+            agrees = case.rng.random() >= NO_TO_THE_JOURNEY
+            self._consent(case, ConsentScope.TRANSPORT, view["host_country"], agrees)
+            if not agrees:
+                self._withdraw(case, WithdrawalReason.HOUSEHOLD_CHANGED_MIND)
 
     def _countersign(self, case: Case, country: str) -> None:
         host = self._account(Role.COORDINATOR, country)
@@ -704,15 +700,6 @@ class Year:
         if case.rng.random() < HOST_REFUSES:
             signature["refusal"] = case.rng.choice(list(SignatureRefusal))
         self._do(case, host, "countersignature", signature)
-
-    def _ask_about_journey(self, case: Case, country: str) -> None:
-        view = self._read(case, self._origin(case))
-        if view["stage"] != Stage.CONFIRMED or view["host_country"] != country:
-            return
-        agrees = case.rng.random() >= NO_TO_THE_JOURNEY
-        self._consent(case, ConsentScope.TRANSPORT, country, agrees)
-        if not agrees:
-            self._withdraw(case, WithdrawalReason.HOUSEHOLD_CHANGED_MIND)
 
     def _plan_journey(self, case: Case) -> None:
         origin = self._origin(case)
@@ -756,6 +743,9 @@ class Year:
 
     # What people send
 
+    def _abroad(self, case: Case) -> list[str]:
+        return [code for code in self.reference.countries if code != case.referral.danger_country]
+
     def _origin(self, case: Case) -> Account:
         return self._account(Role.COORDINATOR, case.referral.danger_country)
 
@@ -780,7 +770,7 @@ class Year:
     def _consent(self, case: Case, scope: ConsentScope, country: str, given: bool) -> None:
         origin = case.referral.danger_country
         account = self._account(Role.GUARDIAN, origin) if case.is_minor else self._origin(case)
-        body = {"scope": scope, "country": country, "given": given, "by": _speaker(case)}
+        body = {"scope": scope, "country": country, "given": given, "by": case.speaker}
         self._do(case, account, "consent", body)
 
     def _disclose(self, case: Case, account: Account, sealed: SealedField, reason: DisclosureReason) -> None:
@@ -830,10 +820,6 @@ def _beds(unit: SyntheticUnit) -> Beds:
 def _claimed(unit: Json) -> int:
     """Beds of a unit, as the API shows it, that Haven holds or placed somebody in."""
     return int(unit["held"] + unit["occupied"])
-
-
-def _speaker(case: Case) -> ConsentBy:
-    return ConsentBy.GUARDIAN if case.is_minor else ConsentBy.HOUSEHOLD
 
 
 def _draw(rng: random.Random, shares: Mapping[_Choice, float]) -> _Choice:

@@ -21,6 +21,18 @@ TRIES = 5
 POLL_SECONDS = 0.25
 
 
+class SourceWentBack(Exception):
+    """The source's log is not the one this consumer has followed: a backup was restored. Following on would skip events
+    that were acknowledged since, so nothing more is taken until a person has decided (docs/adr/0007)."""
+
+    def __init__(self, source: str, position: int) -> None:
+        self.source = source
+        super().__init__(
+            f"the log of {source} holds another event at position {position} than the one taken from it; "
+            "restore this service from the same backup, or rebuild it from the logs"
+        )
+
+
 class Follower:
     """Delivers, in position order, every event of `sources` to `consumer`, and lets time pass for its owner."""
 
@@ -38,6 +50,8 @@ class Follower:
         self._wake = threading.Event()
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, datetime] = {}
+        self.problem = ""
+        """Why the last round failed; empty when it did not."""
         for log in {*sources.values(), consumer.log}:
             log.listeners.append(self._wake.set)
 
@@ -54,8 +68,10 @@ class Follower:
             self._wake.clear()
             try:
                 busy = self.step()
+                self.problem = ""
             except Exception as failure:  # noqa: BLE001 - the loop must outlive a full disk or a bug in a timer
-                logger.error("round failed consumer=%s error=%s", self.consumer.name, type(failure).__name__)
+                self.problem = str(failure) if isinstance(failure, SourceWentBack) else type(failure).__name__
+                logger.error("round failed consumer=%s error=%s", self.consumer.name, self.problem)
                 stop.wait(1.0)
                 continue
             if not busy:
@@ -72,7 +88,10 @@ class Follower:
         not_before = self._not_before.get(source)
         if not_before is not None and self._clock() < not_before:
             return False
-        batch = self.sources[source].read_all(after=self.consumer.position(source), limit=BATCH)
+        position, event_id = self.consumer.bookmark(source)
+        if position and self.sources[source].id_at(position) != event_id:
+            raise SourceWentBack(source, position)
+        batch = self.sources[source].read_all(after=position, limit=BATCH)
         if not batch:
             return False
         try:

@@ -38,6 +38,8 @@ class ParkReason(StrEnum):
     """Written by a newer release."""
     FAILED = "failed"
     """Handling it raised, again and again."""
+    FORKED = "forked"
+    """Another event than the one handled under this version: the source went back to a backup. A person decides."""
     BEHIND = "behind"
     """Something before it on the stream is parked."""
 
@@ -49,15 +51,18 @@ class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
     reason: ParkReason
 
 
-_LAST = sa.text("SELECT version FROM inbox WHERE consumer = :consumer AND source = :source AND stream = :stream")
-_REMEMBER = sa.text(
-    "INSERT INTO inbox (consumer, source, stream, version) VALUES (:consumer, :source, :stream, :version) "
-    "ON CONFLICT (consumer, source, stream) DO UPDATE SET version = excluded.version"
+_LAST = sa.text(
+    "SELECT version, event_id FROM inbox WHERE consumer = :consumer AND source = :source AND stream = :stream"
 )
-_CURSOR = sa.text("SELECT position FROM cursors WHERE consumer = :consumer AND source = :source")
+_REMEMBER = sa.text(
+    "INSERT INTO inbox (consumer, source, stream, version, event_id) "
+    "VALUES (:consumer, :source, :stream, :version, :event_id) "
+    "ON CONFLICT (consumer, source, stream) DO UPDATE SET version = excluded.version, event_id = excluded.event_id"
+)
+_CURSOR = sa.text("SELECT position, event_id FROM cursors WHERE consumer = :consumer AND source = :source")
 _MOVE_CURSOR = sa.text(
-    "INSERT INTO cursors (consumer, source, position) VALUES (:consumer, :source, :position) "
-    "ON CONFLICT (consumer, source) DO UPDATE SET position = excluded.position"
+    "INSERT INTO cursors (consumer, source, position, event_id) VALUES (:consumer, :source, :position, :event_id) "
+    "ON CONFLICT (consumer, source) DO UPDATE SET position = excluded.position, event_id = excluded.event_id"
 )
 _PARK = sa.text(
     "INSERT INTO parked (consumer, source, stream, version, reason, record) "
@@ -94,8 +99,13 @@ class Consumer:
 
     def position(self, source: str) -> int:
         """Where this consumer stands in `source`'s log, when it follows by position."""
+        return self.bookmark(source)[0]
+
+    def bookmark(self, source: str) -> tuple[int, str]:
+        """The position and the id of the event last taken from `source`; (0, "") before the first."""
         with self.log.engine.connect() as connection:
-            return int(connection.scalar(_CURSOR, {"consumer": self.name, "source": source}) or 0)
+            row = connection.execute(_CURSOR, {"consumer": self.name, "source": source}).first()
+        return (0, "") if row is None else (int(row.position), row.event_id)
 
     def deliver(self, incoming: Incoming, position: int | None = None) -> Delivery:
         """Handles one event, once. Raises whatever handling raised, with nothing changed."""
@@ -107,9 +117,7 @@ class Consumer:
             deliveries = [self._take(tx, incoming) for _, incoming in batch]
             position, last = batch[-1]
             if position is not None:
-                tx.connection.execute(
-                    _MOVE_CURSOR, {"consumer": self.name, "source": last.source, "position": position}
-                )
+                self._move_cursor(tx, last, position)
         return deliveries
 
     def park_failed(self, incoming: Incoming, position: int | None = None) -> None:
@@ -118,9 +126,7 @@ class Consumer:
             if incoming.version > self._last(tx, incoming.source, incoming.stream):
                 self._park(tx, incoming, ParkReason.FAILED)
             if position is not None:
-                tx.connection.execute(
-                    _MOVE_CURSOR, {"consumer": self.name, "source": incoming.source, "position": position}
-                )
+                self._move_cursor(tx, incoming, position)
 
     def forget(self, tx: Writing) -> None:
         """Starts over: for a consumer whose every effect is dropped in the same transaction and built again."""
@@ -154,8 +160,17 @@ class Consumer:
             self._take_up(tx, event)
         return True
 
+    def _move_cursor(self, tx: Writing, last: Incoming, position: int) -> None:
+        tx.connection.execute(
+            _MOVE_CURSOR,
+            {"consumer": self.name, "source": last.source, "position": position, "event_id": last.id},
+        )
+
     def _take(self, tx: Writing, incoming: Incoming) -> Delivery:
-        last = self._last(tx, incoming.source, incoming.stream)
+        last, last_id = self._memory(tx, incoming.source, incoming.stream)
+        if incoming.version == last and incoming.id != last_id:
+            self._park(tx, incoming, ParkReason.FORKED)
+            return Delivery.PARKED
         if incoming.version <= last:
             return Delivery.DUPLICATE
         behind = self._first_parked(tx, incoming.source, incoming.stream)
@@ -166,7 +181,8 @@ class Consumer:
         if isinstance(incoming, UnreadableEvent):
             self._park(tx, incoming, ParkReason.UNREADABLE)
             return Delivery.PARKED
-        if behind is not None and behind.version == incoming.version:
+        if behind is not None and behind.version <= incoming.version:
+            self._park(tx, incoming, ParkReason.BEHIND)
             return Delivery.PARKED
         self._handle(tx, incoming)
         self._take_up_early(tx, incoming.source, incoming.stream)
@@ -176,20 +192,18 @@ class Consumer:
         self.handle(tx, event)
         tx.connection.execute(
             _REMEMBER,
-            {"consumer": self.name, "source": event.source, "stream": event.stream, "version": event.version},
+            self._key(event.source, event.stream) | {"version": event.version, "event_id": event.id},
         )
 
     def _take_up_early(self, tx: Writing, source: str, stream: str) -> None:
         """Handles what had come too early and is next now. One that fails is set aside and undoes nothing before it."""
         while (event := self._first_parked_that_is_next(tx, source, stream, ParkReason.EARLY)) is not None:
-            tells = len(tx.after_commit)
             try:
-                with tx.connection.begin_nested():
+                with tx.attempt():
                     self._take_up(tx, event)
             except OperationalError:
                 raise  # the database's trouble, not this event's
             except Exception:  # noqa: BLE001 - whatever it is, the events before it were handled and stay so
-                del tx.after_commit[tells:]
                 tx.connection.execute(_MARK_FAILED, self._key(source, stream) | {"version": event.version})
                 return
 
@@ -210,7 +224,11 @@ class Consumer:
         return {"consumer": self.name, "source": source, "stream": stream}
 
     def _last(self, tx: Writing, source: str, stream: str) -> int:
-        return int(tx.connection.scalar(_LAST, self._key(source, stream)) or 0)
+        return self._memory(tx, source, stream)[0]
+
+    def _memory(self, tx: Writing, source: str, stream: str) -> tuple[int, str]:
+        row = tx.connection.execute(_LAST, self._key(source, stream)).first()
+        return (0, "") if row is None else (int(row.version), row.event_id)
 
     def _first_parked(self, tx: Writing, source: str, stream: str) -> sa.Row[Any] | None:
         return tx.connection.execute(_FIRST_PARKED, self._key(source, stream)).first()

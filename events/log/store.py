@@ -50,6 +50,8 @@ inbox = sa.Table(
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("stream", sa.Text, primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
+    # Another event under the version last handled is another history: the source was restored from a backup.
+    sa.Column("event_id", sa.Text, nullable=False),
 )
 
 parked = sa.Table(
@@ -69,6 +71,7 @@ cursors = sa.Table(
     sa.Column("consumer", sa.Text, primary_key=True),
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("event_id", sa.Text, nullable=False),
 )
 
 timers = sa.Table(
@@ -213,6 +216,7 @@ class _Append:
 _READ_STREAM = sa.text("SELECT record FROM events WHERE stream = :stream AND version > :after ORDER BY version")
 _READ_ALL = sa.text("SELECT position, record FROM events WHERE position > :after ORDER BY position LIMIT :limit")
 _FIND = sa.text("SELECT record FROM events WHERE id = :id")
+_ID_AT = sa.text("SELECT id FROM events WHERE position = :position")
 _HEAD = sa.text("SELECT coalesce(max(position), 0) FROM events")
 
 
@@ -442,6 +446,12 @@ class EventLog:
         with self.engine.connect() as connection:
             record = connection.scalar(_FIND, {"id": event_id})
         return None if record is None else decode(record)
+
+    def id_at(self, position: int) -> str | None:
+        """Id of the event at `position`; None if there is none."""
+        with self.engine.connect() as connection:
+            found: str | None = connection.scalar(_ID_AT, {"position": position})
+        return found
 
     def head(self) -> int:
         """Position of the last event, 0 when empty."""

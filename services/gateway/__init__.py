@@ -1,6 +1,6 @@
 """The gateway: accepts intent, shows what happened, and lets nobody see more than they must.
 
 `api` the HTTP face          `access` who may call and see what     `bodies` untrusted input       `problems` every no
-`intake` intent to log       `projection`, `read_model` what is shown     `disclosures`, `erasure` sealed fields
+`intake` intent to log       `projection`, `read_model` what is shown     `audit_routes`, `erasure` sealed fields
 `tokens`, `authorization_server`, `principals` sign-in        `openapi` the published contract
 """

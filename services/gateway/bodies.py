@@ -26,11 +26,11 @@ from events.vocabulary import (
     DisclosureReason,
     EndingReason,
     Household,
-    Identifier,
     LanguageCode,
     Need,
     OverrideReason,
     RegionCode,
+    SafeIdentifier,
     SealedField,
     SignatureRefusal,
     Urgency,
@@ -91,7 +91,7 @@ class Consent(Body, frozen=True, kw_only=True):
 
 
 class ProposalBody(Body, frozen=True, kw_only=True):
-    ask_id: Identifier
+    ask_id: SafeIdentifier
     override: OverrideReason | None = None
 
 
@@ -103,7 +103,7 @@ class Countersignature(Body, frozen=True, kw_only=True):
 
 
 class Journey(Body, frozen=True, kw_only=True):
-    escort: Identifier
+    escort: SafeIdentifier
     arrival_due: Instant
     steps: SealedText
 
@@ -132,7 +132,7 @@ class AskAnswer(Body, frozen=True, kw_only=True):
 class Disclosure(Body, frozen=True, kw_only=True):
     field: SealedField
     reason: DisclosureReason
-    recipient: Identifier
+    recipient: SafeIdentifier
 
 
 class Capacity(Body, frozen=True, kw_only=True):
@@ -146,7 +146,7 @@ class Capacity(Body, frozen=True, kw_only=True):
 
 
 class UnitSeen(Body, frozen=True, kw_only=True):
-    unit_id: Identifier
+    unit_id: SafeIdentifier
     revision_seen: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
@@ -157,7 +157,7 @@ class CapacityConfirmations(Body, frozen=True, kw_only=True):
 
 
 class Erasure(Body, frozen=True, kw_only=True):
-    request_id: Identifier
+    request_id: SafeIdentifier
 
 
 B = TypeVar("B", bound=Body)

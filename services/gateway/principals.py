@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from events.vocabulary import CountryCode, Identifier, Role
+from events.vocabulary import CountryCode, Role, SafeIdentifier
 
 
 class Scope(StrEnum):
@@ -95,10 +95,10 @@ SCOPES_OF_ROLE: Mapping[Role, frozenset[Scope]] = MappingProxyType(
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever holds a valid access token, as its claims say (`services.gateway.tokens`)."""
 
-    person: Identifier
+    person: SafeIdentifier
     """Opaque id of the natural person (claim `haven_person`), the same in every account that person has."""
     role: Role
-    organisation: Identifier
+    organisation: SafeIdentifier
     country: CountryCode
     scopes: frozenset[str]
     client_id: str
@@ -109,10 +109,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """One sign-in of one person in one role at one organisation. Two accounts may be the same person."""
 
-    username: Identifier
-    person: Identifier
+    username: SafeIdentifier
+    person: SafeIdentifier
     role: Role
-    organisation: Identifier
+    organisation: SafeIdentifier
     country: CountryCode
     description: str
 

@@ -125,7 +125,6 @@ _REFUSALS: dict[Refusal, tuple[int, str, str]] = {
         "What you signed is not what stands now.",
         "Read the request again, see what changed, and sign what is shown.",
     ),
-    Refusal.NO_CONSENT: (409, "The household has not consented.", "Record the household's consent first."),
     Refusal.GUARDIAN_MUST_CONSENT: (
         409,
         "The guardian has not consented to this.",

@@ -46,7 +46,7 @@ from joserfc.jwk import ECKey, Key, KeySet, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
 
-from events.vocabulary import CountryCode, Identifier, Role
+from events.vocabulary import CountryCode, Role, SafeIdentifier
 from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope
 
 Algorithm = Literal["ES256", "PS256", "Ed25519", "EdDSA"]
@@ -159,9 +159,9 @@ class _Claims(msgspec.Struct, frozen=True):
     exp: int | float
     client_id: _Text
     jti: _Text
-    haven_person: Identifier
+    haven_person: SafeIdentifier
     haven_role: Role
-    haven_organisation: Identifier
+    haven_organisation: SafeIdentifier
     haven_country: CountryCode
     scope: str = ""
 

@@ -261,7 +261,7 @@ def test_an_actor_of_a_role_nobody_knows_yet_parks_the_event(code: str) -> None:
         {"type": "placement.journey.departed.v2"},
         {"type": "placement.journey.teleported.v1"},
         {"request_id": 7},
-        {"request_id": "a name with blanks"},
+        {"request_id": "x" * 81},
     ],
 )
 def test_what_this_release_cannot_read_is_handed_back_whole_to_be_parked(changes: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
@@ -205,6 +206,19 @@ def test_parking_what_another_worker_has_handled_meanwhile_changes_nothing(recor
     assert recorder.parked() == []
     recorder.deliver(an_event("a", 3), an_event("a", 2))
     assert recorder.effects() == ids("a", 1, 2, 3)
+
+
+def test_another_event_under_the_version_last_handled_is_parked_and_holds_up_its_stream(recorder: Recorder) -> None:
+    """The source was restored from a backup: what it says since is another history, and a person has to decide."""
+    recorder.deliver(an_event("a", 1), an_event("a", 2))
+    other = msgspec.structs.replace(an_event("a", 2), id="said-after-the-restore")
+    assert recorder.deliver(other, an_event("a", 3), an_event("b", 1)) == [
+        Delivery.PARKED,
+        Delivery.PARKED,
+        Delivery.HANDLED,
+    ]
+    assert recorder.parked() == [("a", 2, ParkReason.FORKED), ("a", 3, ParkReason.BEHIND)]
+    assert recorder.consumer.retry_parked() == 0
 
 
 # All or nothing

@@ -557,9 +557,9 @@ def test_the_service_can_append_and_keep_its_own_books_on_postgresql(service_log
     service_log.append([a_draft("unit-2")])
     assert len(everything(service_log)) == 3
     rows = {
-        "inbox": {"consumer": "c", "source": "s", "stream": "x", "version": 1},
+        "inbox": {"consumer": "c", "source": "s", "stream": "x", "version": 1, "event_id": "e"},
         "parked": {"consumer": "c", "source": "s", "stream": "x", "version": 1, "reason": "failed", "record": "{}"},
-        "cursors": {"consumer": "c", "source": "s", "position": 1},
+        "cursors": {"consumer": "c", "source": "s", "position": 1, "event_id": "e"},
         "timers": {"stream": "x", "due_at": "2026"},
     }
     assert set(rows) == set(metadata.tables) - {"events"}

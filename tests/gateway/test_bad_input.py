@@ -37,7 +37,12 @@ CANARY = "KITTIWAKE99"
 
 GOOD: dict[str, Json] = {
     "open_relocation_request": AN_OPENING
-    | {"needs": ["pets"], "third_country_national": True, "reflection_started_on": "2026-11-01", "region_of_stay": "BE21"},
+    | {
+        "needs": ["pets"],
+        "third_country_national": True,
+        "reflection_started_on": "2026-11-01",
+        "region_of_stay": "BE21",
+    },
     "withdraw_request": {"reason": "danger_passed"},
     "record_consent": {"scope": "transport", "country": "NL", "given": True, "by": "household"},
     "propose_placement": {"ask_id": MISSING, "override": "travel"},
@@ -110,7 +115,9 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
     """The path of every value inside a document."""
     if path:
         yield path
-    inside = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    inside = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
     for key, value in inside:
         yield from places(value, (*path, key))
 
@@ -240,7 +247,7 @@ NOT_JSON = {
     "a lone surrogate": b'{"reason": "\\ud800' + CANARY.encode() + b'"}',
     "a raw NUL": b'{"reason": "\0"}',
     "two documents": b"{}{}",
-    "a comment": b'{} // ' + CANARY.encode(),
+    "a comment": b"{} // " + CANARY.encode(),
     "single quotes": b"{'reason': '" + CANARY.encode() + b"'}",
     "brackets without end": b"[" * 60_000,
     "objects without end": b'{"a":' * 12_000,
@@ -273,7 +280,13 @@ def test_deep_nesting_is_refused(world: World, depth: int) -> None:
 @pytest.mark.parametrize("rule", WITH_BODY, ids=name_of)
 def test_what_is_not_declared_as_json_or_too_large_is_refused_unread(world: World, rule: Rule) -> None:
     content = json.dumps(GOOD[name_of(rule)]).encode()
-    for declared in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", CANARY, "multipart/form-data"):
+    for declared in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/jsonp",
+        CANARY,
+        "multipart/form-data",
+    ):
         assert is_problem(post(world, rule, content, Content_Type=declared), 415)["type"].endswith("/not-json")
     too_large = content[:-1] + b" " * LARGEST_BODY + b"}"
     is_problem(post(world, rule, too_large), 413)
@@ -335,9 +348,30 @@ def test_an_answer_that_is_both_yes_and_no_is_refused(world: World, body: Json, 
         ({"beds": 1, "free": 1, "blocked": 1, "blocked_because": "repair"}, "free"),
         ({"beds": 2, "free": 1, "blocked": 1}, "blocked_because"),
         ({"beds": 2, "free": 1, "blocked_because": "repair"}, "blocked"),
-        ({"beds": 2, "free": 1, "blocked": 1, "blocked_because": "repair", "blocked_until": "2026-11-22T12:00:00Z"}, "blocked_until"),
-        ({"beds": 2, "free": 1, "blocked": 1, "blocked_because": "repair", "blocked_until": "9999-12-31T23:59:59-01:00"}, "blocked_until"),
-        ({"beds": 2, "free": 1, "blocked": 1, "blocked_because": "repair", "blocked_until": "0001-01-01T00:00:00+01:00"}, "blocked_until"),
+        (
+            {"beds": 2, "free": 1, "blocked": 1, "blocked_because": "repair", "blocked_until": "2026-11-22T12:00:00Z"},
+            "blocked_until",
+        ),
+        (
+            {
+                "beds": 2,
+                "free": 1,
+                "blocked": 1,
+                "blocked_because": "repair",
+                "blocked_until": "9999-12-31T23:59:59-01:00",
+            },
+            "blocked_until",
+        ),
+        (
+            {
+                "beds": 2,
+                "free": 1,
+                "blocked": 1,
+                "blocked_because": "repair",
+                "blocked_until": "0001-01-01T00:00:00+01:00",
+            },
+            "blocked_until",
+        ),
         ({"beds": 201, "free": 1}, "beds"),
     ],
 )
@@ -368,7 +402,16 @@ def test_a_post_without_a_good_idempotency_key_is_refused(world: World, rule: Ru
     headers = {"Content-Type": "application/json"}
     answer = world.send(who_may(rule), "POST", path_of(rule), headers=headers, data=content)
     assert is_problem(answer, 400)["type"].endswith("/idempotency-key-missing")
-    for key in ("", "short", CANARY * 20, f"{CANARY} {CANARY}", f"{CANARY}é", f"{CANARY}\t", '""', f'{CANARY}"{CANARY}'):
+    for key in (
+        "",
+        "short",
+        CANARY * 20,
+        f"{CANARY} {CANARY}",
+        f"{CANARY}é",
+        f"{CANARY}\t",
+        '""',
+        f'{CANARY}"{CANARY}',
+    ):
         answer = post(world, rule, content, Idempotency_Key=key)
         assert is_problem(answer, 400)["field"] == "Idempotency-Key", key
 
@@ -502,15 +545,22 @@ def test_the_trail_is_not_shown_without_a_purpose(world: World, purpose: str | N
 # Anything at all
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 FUZZED = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
 @FUZZED
-@given(rule=st.sampled_from(WITH_BODY), content=st.binary(min_size=1, max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+@given(
+    rule=st.sampled_from(WITH_BODY),
+    content=st.binary(min_size=1, max_size=200) | JSON.map(lambda value: json.dumps(value).encode()),
+)
 def test_no_body_breaks_the_gateway(world: World, rule: Rule, content: bytes) -> None:
     if rule.body is not None and not rule.body.__struct_fields__ and content.strip() == b"{}":
         return  # the one body that is empty on purpose
@@ -536,7 +586,9 @@ HEADER_TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude
 
 
 @FUZZED
-@given(headers=st.dictionaries(HEADERS, HEADER_TEXT, max_size=5), rule=st.sampled_from(RULES), query=st.text(max_size=30))
+@given(
+    headers=st.dictionaries(HEADERS, HEADER_TEXT, max_size=5), rule=st.sampled_from(RULES), query=st.text(max_size=30)
+)
 def test_no_header_and_no_query_breaks_the_gateway(
     world: World, headers: dict[str, str], rule: Rule, query: str
 ) -> None:

@@ -294,7 +294,9 @@ def check_every_route(
         if answer.status_code not in expected:
             wrong.append((name_of(rule), who.organisation, answer.status_code, expected))
         if expected <= {403, 404} and "shortlist" not in rule.path:
-            assert said_in(answer) == missing[name_of(rule), who], "what is not theirs can be told from what is not there"
+            assert said_in(answer) == missing[name_of(rule), who], (
+                "what is not theirs can be told from what is not there"
+            )
             assert world.heads() == before
     assert wrong == []
 

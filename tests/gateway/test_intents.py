@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from events.gateway import OpenRelocationRequest, ProposePlacement, ReportCapacity
 from events.placement import PlacementProposed
 from events.vocabulary import Stage
-from services.gateway.intake import KEPT_FOR
+from services.gateway.intake import KEPT_FOR, Accepted, Intake
 from tests.gateway.world import (
     AN_OPENING,
     COLLEAGUE,
@@ -197,7 +198,9 @@ def disk_is_full(*_: object) -> None:
     raise OperationalError("INSERT", None, OSError("database or disk is full"))
 
 
-def test_dying_after_the_commit_and_before_the_answer_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dying_after_the_commit_and_before_the_answer_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key, begun = world.new_key(), world.log.head()
 
     def dies(*_: object, **__: object) -> None:
@@ -256,12 +259,16 @@ def test_a_reload_never_goes_backwards(world: World) -> None:
 
 
 def test_what_is_refused_at_the_door_is_told_with_its_reason(world: World) -> None:
-    answer = world.ask(POLICE, "POST", "/relocation-requests", AN_OPENING | {"danger_zones": [{"code": "NL"}, {"code": "LU"}]})
+    answer = world.ask(
+        POLICE, "POST", "/relocation-requests", AN_OPENING | {"danger_zones": [{"code": "NL"}, {"code": "LU"}]}
+    )
     shown = world.done(answer)
     assert (shown["stage"], shown["refusal"]) == ("refused", "no_country_left")
 
 
-@pytest.mark.parametrize("prefer", ["wait=5", "respond-async, wait=5", "wait=5, respond-async", "handling=lenient; wait=5"])
+@pytest.mark.parametrize(
+    "prefer", ["wait=5", "respond-async, wait=5", "wait=5, respond-async", "handling=lenient; wait=5"]
+)
 def test_whoever_prefers_to_wait_is_told_the_outcome(world: World, prefer: str) -> None:
     opened = world.ask(POLICE, "POST", "/relocation-requests", AN_OPENING, Prefer=prefer)
     assert opened.status_code == 201
@@ -287,7 +294,7 @@ SAYS_NO: list[tuple[str, Who, Stage, Json, int, str]] = [
     ("withdrawal", POLICE, Stage.ARRIVED, WITHDRAWAL, 409, "wrong-stage"),
     ("consent", POLICE, Stage.ENDED, {"scope": "transport", "country": "NL", "given": True, "by": "household"}, 409, "wrong-stage"),
     ("consent", POLICE, Stage.ASKED, {"scope": "placement", "country": "NL", "given": True, "by": "guardian"}, 403, "wrong-role"),
-    ("proposal", ORIGIN, Stage.CONFIRMED, {}, 409, "wrong-stage"),
+    ("proposal", replace(ORIGIN, person="synthetic.be-coordinator-2"), Stage.CONFIRMED, {}, 409, "wrong-stage"),
     ("proposal", ORIGIN, Stage.ASKED, {}, 409, "not-offered"),
     ("proposal", HOST, Stage.OFFERED, {}, 403, "not-your-country"),
     ("countersignature", HOST, Stage.CONFIRMED, {"proposal_hash": "0" * 64}, 409, "wrong-stage"),
@@ -370,16 +377,10 @@ def test_with_nobody_at_work_waiting_ends_in_received(tmp_path: Path) -> None:
 
 
 def test_many_commands_wait_together_and_not_one_after_the_other(world: World) -> None:
-    waited = world.core.intake.__class__.wait_for_outcomes
-    accepted = world.core.intake.accept  # the real one, with nobody at work
-    del accepted
-    from time import monotonic
-
-    from services.gateway.intake import Accepted
-
+    nobody_works = Intake(world.log, world.core.keys, world.core.read_model, world.node.clock)
+    accepted = Accepted(tuple(f"command-{number}" for number in range(50)), "nothing", "")
     begun = monotonic()
-    outcomes = waited(world.core.intake, Accepted(tuple(f"nobody-{n}" for n in range(50)), "nothing", ""), 0.2)
-    assert outcomes == [None] * 50
+    assert nobody_works.wait_for_outcomes(accepted, 0.2) == [None] * 50
     assert monotonic() - begun < 2
 
 

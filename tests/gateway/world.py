@@ -284,13 +284,17 @@ class World:
         return self.act(ORIGIN, request_id, "proposal", body)
 
     def countersign(self, request_id: str, who: Who = HOST) -> TestResponse:
-        return self.act(who, request_id, "countersignature", {"proposal_hash": self.view(request_id)["proposal"]["hash"]})
+        return self.act(
+            who, request_id, "countersignature", {"proposal_hash": self.view(request_id)["proposal"]["hash"]}
+        )
 
     def plan_journey(self, request_id: str) -> TestResponse:
         body = {"escort": ESCORT.person, "arrival_due": (self.now + timedelta(hours=6)).isoformat(), "steps": STEPS}
         return self.act(ORIGIN, request_id, "journey", body)
 
-    def consent(self, request_id: str, scope: str = "transport", country: str = "NL", given: bool = True) -> TestResponse:
+    def consent(
+        self, request_id: str, scope: str = "transport", country: str = "NL", given: bool = True
+    ) -> TestResponse:
         body = {"scope": scope, "country": country, "given": given, "by": "household"}
         return self.act(POLICE, request_id, "consent", body)
 

@@ -69,7 +69,10 @@ def found_in(content: bytes, depth: int = 2) -> set[tuple[str, str]]:
 
 def compressed_in(content: bytes) -> Iterator[bytes]:
     """What zlib and gzip streams anywhere in `content` hold, as far as they can be read."""
-    for magic, window in ((b"\x1f\x8b\x08", 31), *((b"\x78" + level, 15) for level in (b"\x01", b"\x5e", b"\x9c", b"\xda"))):
+    for magic, window in (
+        (b"\x1f\x8b\x08", 31),
+        *((b"\x78" + level, 15) for level in (b"\x01", b"\x5e", b"\x9c", b"\xda")),
+    ):
         at = content.find(magic)
         while at >= 0:
             try:

@@ -68,7 +68,9 @@ def invariants_hold(data_dir: Path) -> None:
     acknowledged = [command_id for (ids,) in kept for command_id in ids.strip("[]").replace('"', "").split(",")]
     assert acknowledged
     checker.acknowledged(acknowledged)
-    arrivals = [event for event in whole["placement"] if isinstance(event, Event) and isinstance(event.data, ArrivalRecorded)]
+    arrivals = [
+        event for event in whole["placement"] if isinstance(event, Event) and isinstance(event.data, ArrivalRecorded)
+    ]
     assert len(arrivals) == 1
 
 

@@ -27,7 +27,8 @@ from events.gateway import (
     WithdrawRequest,
 )
 from events.log import inbox
-from events.log.inbox import ParkReason
+from events.log.follower import Follower, SourceWentBack
+from events.log.inbox import Delivery, ParkReason
 from events.log.store import events
 from events.placement import (
     ArrivalOverdue,
@@ -60,7 +61,7 @@ from events.vocabulary import (
 from services.placement.domain.request import Ask, AskStage, HoldStage, Request
 from simulation.invariants import Claim
 from simulation.scenarios import SEALED
-from simulation.world import Snapshot, World
+from simulation.world import ByPosition, Snapshot, World
 
 INTERLEAVINGS = 50
 
@@ -556,6 +557,24 @@ def test_events_of_a_newer_release_wait_and_nothing_is_skipped(seeds: range, mon
             assert scene.request("r1").stage is Stage.WITHDRAWN
             assert scene.claims("r1") == []
             assert [said.reason for said in scene.said(CommandRefused)] == [Refusal.WRONG_STAGE]
+
+
+def test_a_source_that_was_restored_from_a_backup_is_noticed(seeds: range) -> None:
+    for seed in seeds:
+        scene, backup = Scene(seed, DUTCH, at=Stage.ASKED), Scene(seed, DUTCH, at=Stage.ASKED)
+        placement = _node(scene, "placement")
+        consumer = placement.service.consumer
+        scene.withdraw()
+        scene.world.calm_down()
+        # The withdrawal is not in the backup; what comes after the restore takes its place in the stream.
+        accepted = backup.world.gateway.find(backup.accept(backup.asks()[0]))
+        assert accepted is not None
+        if isinstance(placement.transport, ByPosition):
+            with pytest.raises(SourceWentBack):
+                Follower(consumer, {"gateway": backup.world.gateway}, placement.clock).step()
+        assert consumer.deliver(accepted) is Delivery.PARKED
+        assert [parked.reason for parked in consumer.parked()] == [ParkReason.FORKED]
+        assert scene.request().stage is Stage.WITHDRAWN
 
 
 def test_arrived_before_departed() -> None:

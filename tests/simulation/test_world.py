@@ -79,9 +79,14 @@ def forget_what_was_consumed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Consumer, "_take", careless)
 
 
-def skip_an_event_when_moving_the_cursor(patch: pytest.MonkeyPatch) -> None:
-    position = Consumer.position
-    patch.setattr(Consumer, "position", lambda self, source: (at := position(self, source)) + (at % 7 == 0 and at > 0))
+def skip_an_event_of_a_batch(patch: pytest.MonkeyPatch) -> None:
+    """The cursor moves over an event that nobody took."""
+    deliver = Consumer.deliver_batch
+    patch.setattr(
+        Consumer,
+        "deliver_batch",
+        lambda self, batch: deliver(self, [*batch[:-2], batch[-1]] if len(batch) > 4 else batch),
+    )
 
 
 def write_no_claims(patch: pytest.MonkeyPatch) -> None:
@@ -209,9 +214,9 @@ def place_children_among_adults(patch: pytest.MonkeyPatch) -> None:
 
 BUGS: dict[Callable[[pytest.MonkeyPatch], None], set[Invariant]] = {
     forget_what_was_consumed: {Invariant.NOTHING_LOST, Invariant.EFFECTS_ONCE},
-    skip_an_event_when_moving_the_cursor: {Invariant.NOTHING_LOST},
+    skip_an_event_of_a_batch: {Invariant.NOTHING_LOST},
     write_no_claims: {Invariant.ONE_CLAIM_PER_BED},
-    hold_the_same_bed_twice: {Invariant.ONE_CLAIM_PER_BED, Invariant.NOTHING_LOST, Invariant.SERVICES_AGREE},
+    hold_the_same_bed_twice: {Invariant.ONE_CLAIM_PER_BED, Invariant.NOTHING_LOST, Invariant.STATE_IS_FOLD},
     let_no_hold_expire: {Invariant.NOTHING_AFTER_EXPIRY},
     make_firm_what_ran_out: {Invariant.NOTHING_AFTER_EXPIRY},
     count_stale_reports: {Invariant.ONLY_THE_ENTITLED},

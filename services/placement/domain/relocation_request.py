@@ -264,6 +264,12 @@ def _answer(request: Request, command: AnswerAsk, context: Context) -> Sequence[
         raise RefusedCommand(Refusal.UNKNOWN_ASK)
     _refuse_if(policies.may_answer(ask, context.actor))
     accepts = command.decline is None
+    late = LateAnswerRecorded(
+        request_id=command.request_id, ask_id=ask.ask_id, accepted=accepts, decline=command.decline
+    )
+    if ask.stage is AskStage.OPEN and ask.deadline <= context.now:
+        # Its time ran out and the timer has not come round: placement's clock decides, here and now.
+        return [AskExpired(request_id=command.request_id, ask_id=ask.ask_id), late]
     if ask.stage is AskStage.OPEN and accepts:
         return [
             AskAccepted(
@@ -281,9 +287,7 @@ def _answer(request: Request, command: AnswerAsk, context: Context) -> Sequence[
     if ask.stage is AskStage.ACCEPTED and command.decline is not None and request.searching:
         # A shelter may take its yes back until a focal point has signed for it.
         return [AskDeclined(request_id=command.request_id, ask_id=ask.ask_id, reason=command.decline)]
-    return [
-        LateAnswerRecorded(request_id=command.request_id, ask_id=ask.ask_id, accepted=accepts, decline=command.decline)
-    ]
+    return [late]
 
 
 def _propose(request: Request, command: ProposePlacement, context: Context) -> Sequence[PlacementContract]:
