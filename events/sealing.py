@@ -15,11 +15,7 @@ that time. `rotate_key_file`, a restart, `rewrap`, and then deleting the old lin
 
 import base64
 import os
-import re
-import stat
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from events.key_file import KEY_BYTES, KeyEncryptionKeys, RandomBytes, SealingError
 from events.vocabulary import Sealed, SealedField
 
 ALGORITHM = "aes-256-gcm.pad64.v1"
@@ -41,35 +38,10 @@ MAX_CHARACTERS = 4_000
 BLOCK = 64
 """Bytes. Up to 63 bytes of text look alike: a phone number and a short address cannot be told apart by length."""
 
-_KEY_BYTES = 32
 _DIGESTS = "haven.digests"
 """Subject of the one data key that is no household's."""
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
-_MAX_KEY_FILE_BYTES = 65_536
-_KEY_FILE_HEADER = "haven-key-file 1"
-_GENERATION = re.compile(r"([0-9a-f]{8}) ([A-Za-z0-9+/]{43}=)")
-
-RandomBytes = Callable[[int], bytes]
-"""A source of unpredictable bytes; only a simulation passes anything but `os.urandom`."""
-
-
-class SealingError(Exception):
-    """Root of what sealing refuses. Messages carry ids, never text, key or ciphertext.
-
-    SealingError
-     +-- KeyFileRefused    the key file is missing a promise it must keep; the node must not start
-     +-- KeyFileMismatch   the key file and the key database do not belong together; the node must not start
-     +-- KeyDestroyed      the household was erased: nothing may be sealed for it again
-     +-- TextRefused       the text is too long or is not text
-     +-- SealBroken        ciphertext was altered or moved: an alarm, never routine
-    """
-
-
-class KeyFileRefused(SealingError):
-    def __init__(self, path: Path, problem: str, remedy: str) -> None:
-        self.path = path
-        super().__init__(f"key file {path} {problem}; {remedy}")
 
 
 class KeyFileMismatch(SealingError):
@@ -130,90 +102,6 @@ class SealContext(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     event_id: str
     field: SealedField
-
-
-@dataclass(frozen=True)
-class KeyEncryptionKeys:
-    """Generations of the key-encryption key, 32 bytes each, by id; the first is current and wraps every new key."""
-
-    generations: Mapping[str, bytes] = field(repr=False)
-
-    @property
-    def current(self) -> str:
-        return next(iter(self.generations))
-
-
-def load_or_create_key_file(path: Path, random_bytes: RandomBytes = os.urandom) -> KeyEncryptionKeys:
-    """Reads the key file, creating it with one generation if there is none. Raises KeyFileRefused.
-
-    Two processes that start at once get the same key. The file is one header line, then one `id base64` line per
-    generation, current first; mode 0600.
-    """
-    if not path.exists():
-        _write_key_file(path, [_new_generation(random_bytes)], replace=False)
-    return _read_key_file(path)
-
-
-def rotate_key_file(path: Path, random_bytes: RandomBytes = os.urandom) -> KeyEncryptionKeys:
-    """Puts a fresh generation first and keeps the others. Raises KeyFileRefused. One operator at a time.
-
-    Then restart the node and `KeyStore.rewrap`; only after that may an old line be deleted from the file.
-    """
-    older = _read_key_file(path).generations.items()
-    _write_key_file(path, [_new_generation(random_bytes), *older], replace=True)
-    return _read_key_file(path)
-
-
-def _new_generation(random_bytes: RandomBytes) -> tuple[str, bytes]:
-    return random_bytes(4).hex(), random_bytes(_KEY_BYTES)
-
-
-def _read_key_file(path: Path) -> KeyEncryptionKeys:
-    with path.open("rb") as file:
-        # The opened file is judged, not the name: the name can point elsewhere a moment later.
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyFileRefused(path, "is not a regular file", "name the file itself")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise KeyFileRefused(
-                path, "can be read or changed by others", "set its mode to 0600 and rotate it: others may have read it"
-            )
-        content = file.read(_MAX_KEY_FILE_BYTES)
-    header, *lines = content.decode("ascii", "replace").splitlines() or [""]
-    parsed = [_GENERATION.fullmatch(line) for line in lines]
-    generations = {match[1]: base64.b64decode(match[2]) for match in parsed if match}
-    if header != _KEY_FILE_HEADER or not generations or len(generations) != len(lines):
-        raise KeyFileRefused(
-            path,
-            f"is not '{_KEY_FILE_HEADER}' followed by lines of a generation id and {_KEY_BYTES} bytes in base64",
-            "restore it from its own backup; a new one cannot open what is sealed",
-        )
-    return KeyEncryptionKeys(generations)
-
-
-def _write_key_file(path: Path, generations: list[tuple[str, bytes]], *, replace: bool) -> None:
-    """Whole or not at all. A crash leaves at most a hidden file of mode 0600 with a key that nothing was wrapped with."""
-    lines = [_KEY_FILE_HEADER, *(f"{name} {base64.b64encode(key).decode()}" for name, key in generations)]
-    unfinished = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            unfinished.replace(path)
-        else:
-            # A rename would overwrite the key of a process that started at the same moment and is wrapping with it.
-            with suppress(FileExistsError):
-                path.hardlink_to(unfinished)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    # Without it, a power cut could take the name away after the first household was sealed.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 metadata = sa.MetaData()
@@ -366,13 +254,13 @@ class KeyStore:
         """
         info = _unambiguous("haven.digest.v1", label)
         secret = self._unwrap(self._key_of(_DIGESTS))
-        return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(secret)
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
     def _key_of(self, subject: str) -> _KeyRow:
         row = self._find(_BY_SUBJECT, subject=subject)
         if row is None:
             key_id = self._new_key_id()
-            wrapped = self._wrap(self._random_bytes(_KEY_BYTES), key_id, subject)
+            wrapped = self._wrap(self._random_bytes(KEY_BYTES), key_id, subject)
             new = {"key_id": key_id, "subject": subject, "wrapped_by": self._keks.current, "wrapped": wrapped}
             with self._engine.begin() as connection:
                 connection.execute(_CREATE, {**new, "now": self._now()})

@@ -5,32 +5,28 @@ by itself, and a second signature by the same person, refused. Everything and ev
 keeps its idempotency keys and simply repeats what got no answer, so the node may be killed at any moment of the story.
 """
 
-import base64
 import contextlib
 import http.client
 import itertools
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-Json = dict[str, Any]
+from services.api_client import PATIENCE, Answer, Client, Json, NodeUnreachable
+
 Say = Callable[[str], None]
 
 EXERCISE_SPEED = 600
 """Two hours of hold pass in twelve seconds."""
-PATIENCE = timedelta(seconds=90)
-"""How long the player waits for a node that does not answer, or for a step of the story."""
 
 POLICE, ORIGIN, HOST, SAME_PERSON, ESCORT, AUDITOR = (
     "be-police-antwerp-1",
@@ -48,99 +44,6 @@ STEPS = "synthetic steps: leave by the side door, code OSPREY-13, change cars on
 
 class DemoFailed(Exception):
     """The story did not end as it should; the message says where."""
-
-
-@dataclass
-class Answer:
-    status: int
-    body: Json
-    headers: dict[str, str]
-
-
-@dataclass
-class Client:
-    """A careful API client: one token per account, every request repeated under the same key until it is answered."""
-
-    url: str
-    logins: dict[str, str]
-    _tokens: dict[str, tuple[str, float]] = field(default_factory=dict)
-
-    def send(self, who: str, method: str, path: str, body: Json | None = None, **headers: str) -> Answer:
-        """The answer to one request, however often it had to be sent. Raises DemoFailed when the node stays away."""
-        if method == "POST":
-            headers["Idempotency-Key"] = secrets.token_urlsafe(18)
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        content = None if body is None else json.dumps(body).encode()
-        ends = time.monotonic() + PATIENCE.total_seconds()
-        while time.monotonic() < ends:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                token = self._token(who)
-                named = {name.replace("_", "-"): value for name, value in headers.items()}
-                answer = self._once(method, path, content, {**named, "Authorization": f"Bearer {token}"})
-                if answer.status not in (401, 503):
-                    return answer
-                self._tokens.pop(who, None)
-            time.sleep(0.2)
-        raise DemoFailed(f"no answer to {method} {path} within {PATIENCE.seconds} s")
-
-    def moves(self, who: str, subject: str) -> Iterator[None]:
-        """Yields once at first and then whenever `subject` moves, as the live stream says; ends after PATIENCE."""
-        ends = time.monotonic() + PATIENCE.total_seconds()
-        last_id = ""
-        yield
-        while time.monotonic() < ends:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                for line in self._stream(who, last_id):
-                    if line.startswith("id: "):
-                        last_id = line[4:]
-                    if (line.startswith("data: ") and subject in line) or line.startswith("retry: "):
-                        yield  # also on (re)connection: it may have moved while nobody listened
-                    if time.monotonic() >= ends:
-                        return
-            time.sleep(0.2)
-
-    def _stream(self, who: str, last_id: str) -> Iterator[str]:
-        place = urlsplit(self.url)
-        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
-        headers = {"Authorization": f"Bearer {self._token(who)}", "Last-Event-ID": last_id}
-        try:
-            connection.request("GET", "/api/v1/stream", headers=headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                return
-            while line := response.readline():
-                yield line.decode().rstrip()
-        finally:
-            connection.close()
-
-    def _token(self, who: str) -> str:
-        known, until = self._tokens.get(who, ("", 0.0))
-        if time.monotonic() < until:
-            return known
-        basic = base64.b64encode(f"{who}:{self.logins[who]}".encode()).decode()
-        answer = self._once(
-            "POST",
-            "/oauth/token",
-            b"grant_type=client_credentials",
-            {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"},
-        )
-        if answer.status != 200:
-            raise DemoFailed(f"{who} cannot sign in: {answer.body.get('error')}")
-        self._tokens[who] = (answer.body["access_token"], time.monotonic() + 200)
-        return str(answer.body["access_token"])
-
-    def _once(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> Answer:
-        place = urlsplit(self.url)
-        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=40)
-        try:
-            connection.request(method, path, content, headers)
-            response = connection.getresponse()
-            raw = response.read()
-            named = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, json.loads(raw) if raw else {}, named)
-        finally:
-            connection.close()
 
 
 @dataclass
@@ -178,6 +81,13 @@ class Story:
 
 def play(url: str, logins_file: Path, say: Say) -> None:
     """Plays the whole story against a running embedded node. Raises DemoFailed."""
+    try:
+        _play(url, logins_file, say)
+    except NodeUnreachable as away:
+        raise DemoFailed(str(away)) from None
+
+
+def _play(url: str, logins_file: Path, say: Say) -> None:
     _wait_for_node(url)
     story = Story(Client(url, json.loads(logins_file.read_text())), say)
     say("Haven demo. Every person, shelter and place in it is synthetic.\n")

@@ -18,10 +18,12 @@ from flask import Flask
 
 from events.envelope import Contract, Event, derived_id, system_actor
 from events.gateway import RegisterUnit, ReportCapacity
+from events.key_file import load_or_create_key_file
+from events.log.engines import sqlite_engine
 from events.log.follower import Follower
 from events.log.inbox import Consumer
-from events.log.store import ANY_VERSION, DuplicateEvent, EventLog, sqlite_engine
-from events.sealing import KeyStore, key_store_engine, load_or_create_key_file
+from events.log.store import ANY_VERSION, DuplicateEvent, EventLog
+from events.sealing import KeyStore, key_store_engine
 from events.vocabulary import Role
 from reference import Reference, load
 from services.capacity.worker import CapacityWorker

@@ -185,6 +185,8 @@ class People:
             self._say(*self._staff_report())
         elif luck > 0.82:
             self._say(*self._absurd())
+        elif luck > 0.79:
+            self._ask_to_see()
         else:
             self._advance()
 
@@ -443,8 +445,6 @@ class People:
             self._any_proposal,
             self._any_countersignature,
             self._any_countersignature,
-            self._any_disclosure,
-            self._any_disclosure,
             lambda request_id, _: RecordDeparture(request_id=request_id),
             lambda request_id, _: RecordArrival(request_id=request_id, outcome=rng.choice(list(ArrivalOutcome))),
             lambda request_id, _: EndPlacement(request_id=request_id, reason=rng.choice(list(EndingReason))),
@@ -499,17 +499,23 @@ class People:
         refusal = rng.choice(list(SignatureRefusal)) if rng.random() < 0.2 else None
         return CountersignPlacement(request_id=request_id, proposal=shown, refusal=refusal)
 
-    def _any_disclosure(self, request_id: str, request: Request) -> Command:
+    def _ask_to_see(self) -> None:
+        """Somebody who has to do with a request wants to see a sealed field of it, now or too early or too late."""
         rng = self._rng
+        requests = [(request_id, request) for request_id, request in self.world.requests().items() if request.opened]
+        if not requests:
+            return
+        request_id, request = rng.choice(requests)
+        actor = rng.choice(self._likely(request, RecordDeparture(request_id=request_id)))
         self._disclosed += 1
-        likely = self._likely(request, RecordDeparture(request_id=request_id))
-        return RequestDisclosure(
+        wanted = RequestDisclosure(
             request_id=request_id,
             disclosure_id=f"disclosure-{self._disclosed}",
             field=rng.choice(list(SealedField)),
             reason=rng.choice(list(DisclosureReason)),
-            recipient=rng.choice(likely).person,
+            recipient=actor.person if rng.random() < 0.95 else "escort-2",
         )
+        self._say(wanted, actor)
 
     # Saying it
 
@@ -521,10 +527,6 @@ class People:
             self._send(command, actor)
 
     def _send(self, command: Command, actor: Actor) -> None:
-        if isinstance(command, RequestDisclosure) and self._rng.random() < 0.7:
-            actor = Actor(
-                person=command.recipient, role=actor.role, organisation=actor.organisation, country=actor.country
-            )
         command_id = self.world.submit(command, actor)
         self._said.append((command_id, command))
         if self._rng.random() < 0.05:

@@ -47,7 +47,8 @@ from events.placement import (
     ShelterAsked,
     ShortlistDrawn,
 )
-from events.sealing import KeyStore, key_store_engine, load_or_create_key_file
+from events.sealing import KeyStore, key_store_engine
+from events.key_file import load_or_create_key_file
 from events.vocabulary import (
     ArrivalOutcome,
     BlockReason,
@@ -208,22 +209,22 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         yield f"A synthetic year, seed {self.seed}: every household, shelter and person is made up."
         yield from ASSUMED
         yield ""
-        yield f"{'referrals':28} {self.cases:6}"
+        yield f"{'referrals':32} {self.cases:6}"
         for name in ("refused", "placed", "withdrawn", "unmet", "arrived", "ended"):
             share = getattr(self, name) / max(self.cases, 1)
-            yield f"  {NAMES.get(name, name):26} {getattr(self, name):6}  {share:4.0%}"
+            yield f"  {NAMES.get(name, name):30} {getattr(self, name):6}  {share:4.0%}"
         yield ""
-        yield f"{'time from opening to':28} {'cases':>6} {'p50':>9} {'p90':>9}"
+        yield f"{'time from opening to':32} {'cases':>6} {'p50':>9} {'p90':>9}"
         for urgency, delays in self.delays.items():
             for what, delay in delays.items():
-                yield f"  {urgency + ', ' + what:26} {delay.cases:6} {_spell(delay.p50):>9} {_spell(delay.p90):>9}"
+                yield f"  {urgency + ', ' + what:30} {delay.cases:6} {_spell(delay.p50):>9} {_spell(delay.p90):>9}"
         yield ""
-        yield f"{'asks':28} {self.asks:6}  said yes {self.accepted}, no {self.declined}, nothing {self.expired}"
-        yield f"{'holds':28} {self.holds:6}  ran out {self.holds_expired}: {self.bed_days_wasted:.0f} bed-days wasted"
-        yield f"{'deadlines missed':28} {self.deadlines_missed:6}"
-        yield f"{'sealed fields opened':28} {self.sealed_fields_opened:6}"
-        yield f"{'most asks of one unit':28} {self.most_asks_of_one_unit:6}  for one household"
-        yield f"{'most events of a case':28} {self.most_events_of_a_case:6}"
+        yield f"{'asks':32} {self.asks:6}  said yes {self.accepted}, no {self.declined}, nothing {self.expired}"
+        yield f"{'holds':32} {self.holds:6}  ran out {self.holds_expired}: {self.bed_days_wasted:.0f} bed-days wasted"
+        yield f"{'deadlines missed':32} {self.deadlines_missed:6}"
+        yield f"{'sealed fields opened':32} {self.sealed_fields_opened:6}"
+        yield f"{'most asks of one unit':32} {self.most_asks_of_one_unit:6}  for one household"
+        yield f"{'most events of a case':32} {self.most_events_of_a_case:6}"
         for title, counts in (
             ("placed from -> to", self.pairs),
             ("shelters declined", self.declines),
@@ -236,7 +237,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             yield ""
             yield title
             for name, number in counts.items():
-                yield f"  {name:34} {number:6}"
+                yield f"  {name:38} {number:6}"
         least, usual, most = self.occupancy
         yield ""
         yield f"beds taken or not ready: {usual:.0%} of all on average, {least:.0%} to {most:.0%}"

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from events.envelope import Event, UnreadableEvent, decode, encode
-from events.log.store import EventLog, Writing, cursors, inbox, parked
+from events.log.schema import cursors, inbox, parked
+from events.log.store import EventLog, Writing
 
 logger = logging.getLogger(__name__)
 

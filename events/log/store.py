@@ -5,7 +5,6 @@ its first position is drawn and keeps it until commit. Without it, a reader that
 row whose transaction commits late and lose it for ever (docs/adr/0003).
 """
 
-import select
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,73 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from events.envelope import Event, UnreadableEvent, decode, decode_many, encode, type_of
-
-LOCK_SECONDS = 30
-"""How long a writer waits for another process's transaction before it gives up with an OperationalError."""
-
-metadata = sa.MetaData()
-
-events = sa.Table(
-    "events",
-    metadata,
-    sa.Column(
-        "position",
-        sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-        sa.Identity(always=True),
-        primary_key=True,
-    ),
-    sa.Column("id", sa.Text, nullable=False),
-    sa.Column("stream", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("type", sa.Text, nullable=False),
-    sa.Column("record", sa.Text, nullable=False),
-    sa.UniqueConstraint("stream", "version", name="one_event_per_stream_version"),
-    sa.UniqueConstraint("id", name="one_event_per_id"),
-    sa.CheckConstraint("version > 0", name="versions_start_at_one"),
-)
-
-inbox = sa.Table(
-    "inbox",
-    metadata,
-    sa.Column("consumer", sa.Text, primary_key=True),
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("stream", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
-    # Another event under the version last handled is another history: the source was restored from a backup.
-    sa.Column("event_id", sa.Text, nullable=False),
-)
-
-parked = sa.Table(
-    "parked",
-    metadata,
-    sa.Column("consumer", sa.Text, primary_key=True),
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("stream", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("record", sa.Text, nullable=False),
-)
-
-cursors = sa.Table(
-    "cursors",
-    metadata,
-    sa.Column("consumer", sa.Text, primary_key=True),
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("position", sa.BigInteger, nullable=False),
-    sa.Column("event_id", sa.Text, nullable=False),
-)
-
-timers = sa.Table(
-    "timers",
-    metadata,
-    sa.Column("stream", sa.Text, primary_key=True),
-    sa.Column("due_at", sa.Text, nullable=False, index=True),
-)
-
-_APPEND_ONLY_SQLITE = """
-    CREATE TRIGGER IF NOT EXISTS events_are_never_{change}d BEFORE {change} ON events
-    BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END
-"""
+from events.log.schema import APPEND_ONLY_SQLITE, metadata
 
 _INSERT_SQLITE = "INSERT INTO events (id, stream, version, type, record) VALUES (?, ?, ?, ?, ?)"
 # Binary (%b) arrays: as text, psycopg escapes every quote of every document in Python, four times the cost of it all.
@@ -249,7 +182,7 @@ class EventLog:
                 tables.create_all(tx.connection)
             if self._on_sqlite:
                 for change in ("UPDATE", "DELETE"):
-                    tx.connection.exec_driver_sql(_APPEND_ONLY_SQLITE.format(change=change))
+                    tx.connection.exec_driver_sql(APPEND_ONLY_SQLITE.format(change=change))
 
     def grant_service_role(self, role: str) -> None:
         """PostgreSQL: gives `role` what the service may do. History can be added to and read, never changed."""
@@ -485,59 +418,3 @@ def _names_event_id(refused: IntegrityError) -> bool:
     if diagnosis is not None:
         return bool(diagnosis.constraint_name == "one_event_per_id")
     return str(refused.orig).endswith(" events.id")
-
-
-def sqlite_engine(path: str) -> sa.Engine:
-    """An engine on one SQLite file (or `:memory:`) with the settings the log's promises need.
-
-    WAL with `synchronous=FULL`: a commit is on disk before it returns. `BEGIN IMMEDIATE` for writers, because a deferred
-    transaction that upgrades fails at once with BUSY whatever the time-out. In memory there is one connection only, and
-    whoever wants it waits until nobody else has it: reading inside a write transaction goes through that transaction.
-    """
-    in_memory = path == ":memory:"
-    engine = sa.create_engine(
-        "sqlite://" if in_memory else f"sqlite:///{path}",
-        connect_args={"check_same_thread": False, "timeout": LOCK_SECONDS},
-        poolclass=sa.QueuePool,
-        pool_size=1 if in_memory else 8,
-        max_overflow=0 if in_memory else 64,
-        hide_parameters=True,  # an error travels to logs and answers; what was being written must not
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _configure(connection, _record):  # type: ignore[no-untyped-def]
-        connection.isolation_level = None  # pysqlite would open deferred transactions of its own
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA recursive_triggers=ON")  # without it INSERT OR REPLACE deletes past the trigger
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(
-            "BEGIN IMMEDIATE" if connection.get_execution_options().get("haven_writes") else "BEGIN"
-        )
-
-    return engine
-
-
-def postgresql_engine(url: str) -> sa.Engine:
-    """An engine on PostgreSQL; a dead connection is noticed before it is used, a hung writer after `LOCK_SECONDS`."""
-    engine = sa.create_engine(
-        url,
-        connect_args={"options": f"-c lock_timeout={LOCK_SECONDS}s"},
-        # Under a stricter level the snapshot would be older than the lock, and every decision would be about the past.
-        isolation_level="READ COMMITTED",
-        pool_size=8,
-        max_overflow=64,
-        hide_parameters=True,
-    )
-
-    @sa.event.listens_for(engine, "checkout")
-    def _refuse_dead(connection, _record, _proxy):  # type: ignore[no-untyped-def]
-        # A server that went away leaves its farewell unread on the socket. Looking there costs a microsecond; the pool's
-        # own ping costs a round trip, a third of an append.
-        if connection.closed or select.select([connection], [], [], 0)[0]:
-            raise sa.exc.DisconnectionError
-
-    return engine

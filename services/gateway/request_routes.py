@@ -143,7 +143,9 @@ def open_relocation_request(call: Call) -> Response:
         return [(stream_of(request_id), OpenRelocationRequest(request_id=request_id, callback=callback, **said))]
 
     accepted = call.gateway.intake.accept(intent, request_id, commands, opens_stream=True)
-    if call.wait and call.outcome(accepted) is not None:
+    outcomes = call.outcome(accepted) if call.wait else None
+    if outcomes is not None:
+        raise_if_refused(outcomes[0])
         return _shown(call, known_request(call, request_id), 201)
     return received(accepted, f"{PREFIX}/relocation-requests/{request_id}", request_id=request_id)
 

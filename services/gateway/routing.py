@@ -3,6 +3,7 @@ published API document. A route without a rule cannot exist.
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +42,13 @@ class Gateway:
     verifier: TokenVerifier
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def hang_up(self) -> None:
+        """Ends every live stream at once, so that a server that is told to stop need not wait for its listeners."""
+        self.closing.set()
+        for wake in tuple(self.log.listeners):
+            wake()
 
     def note_read(
         self, principal: Principal, resource: str, subjects: Sequence[str] = (), purpose: ReadPurpose | None = None

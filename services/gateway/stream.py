@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,8 +13,8 @@ from events.vocabulary import Role
 from services.gateway import problems
 from services.gateway.access import parties
 from services.gateway.principals import Principal, Scope
-from services.gateway.read_model import Json, ReadModel
-from services.gateway.routing import Call, rule
+from services.gateway.read_model import Json
+from services.gateway.routing import Call, Gateway, rule
 
 HEARTBEAT_SECONDS = 15.0
 LONGEST_STREAM_SECONDS = 240.0
@@ -47,10 +47,7 @@ def live_stream(call: Call) -> Response:
         moved, listeners = threading.Event(), call.gateway.log.listeners
         listeners.append(moved.set)
         leaving.callback(listeners.remove, moved.set)
-        response = Response(
-            _lines(call.gateway.read_model, call.principal, _start(call), moved.wait, moved.clear),
-            content_type="text/event-stream",
-        )
+        response = Response(_lines(call.gateway, call.principal, _start(call), moved), content_type="text/event-stream")
         response.call_on_close(leaving.pop_all().close)
     return response
 
@@ -62,24 +59,20 @@ def _start(call: Call) -> int:
     return min(int(sent), last) if sent.isascii() and sent.isdigit() and len(sent) < 16 else last
 
 
-def _lines(
-    read_model: ReadModel,
-    principal: Principal,
-    after: int,
-    wait: Callable[[float], bool],
-    clear: Callable[[], None],
-) -> Iterator[bytes]:
+def _lines(gateway: Gateway, principal: Principal, after: int, moved: threading.Event) -> Iterator[bytes]:
     yield b"retry: 2000\n\n"
     ends = time.monotonic() + LONGEST_STREAM_SECONDS
     while time.monotonic() < ends:
-        clear()
-        changes = read_model.changes(after)
+        moved.clear()
+        if gateway.closing.is_set():
+            return
+        changes = gateway.read_model.changes(after)
         for change in changes:
             after = change.seq
             if _concerns(principal, change):
                 data: Json = {"kind": change.kind, "id": change.subject, "revision": change.revision}
                 yield b"id: %d\nevent: moved\ndata: %s\n\n" % (after, msgspec.json.encode(data))
-        if not changes and not wait(HEARTBEAT_SECONDS):
+        if not changes and not moved.wait(HEARTBEAT_SECONDS):
             yield b": still here\n\n"
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from events.envelope import Event, UnreadableEvent
 from events.log import inbox
 from events.log.inbox import Consumer, Delivery, ParkReason
-from events.log.store import EventLog, Writing, sqlite_engine
+from events.log.store import EventLog, Writing
+from events.log.engines import sqlite_engine
 from tests.events.drafts import a_draft, an_event
 
 handled_by_hand = sa.Table(

@@ -18,18 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from events.envelope import Event, UnreadableEvent, encode
-from events.log.store import (
-    ANY_VERSION,
-    NO_STREAM,
-    DuplicateEvent,
-    EventLog,
-    Exact,
-    NestedWrite,
-    StreamConflict,
-    metadata,
-    postgresql_engine,
-    sqlite_engine,
-)
+from events.log.store import ANY_VERSION, NO_STREAM, DuplicateEvent, EventLog, Exact, NestedWrite, StreamConflict
+from events.log.schema import metadata
+from events.log.engines import postgresql_engine, sqlite_engine
 from tests.events.drafts import a_draft, drafts, put_newer_event
 
 
@@ -726,7 +717,8 @@ def test_with_the_lock_the_second_writer_waits_for_the_first(postgresql_log: Eve
 
 WRITE_UNTIL_KILLED = """
 import sys
-from events.log.store import EventLog, sqlite_engine
+from events.log.store import EventLog
+from events.log.engines import sqlite_engine
 from tests.events.drafts import a_draft
 
 log = EventLog(sqlite_engine(sys.argv[1]), "placement")

@@ -1,6 +1,7 @@
 """The live stream: ids of what moved, to those who may know of it, without a gap."""
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from sqlalchemy.exc import OperationalError
 
 from events.vocabulary import Stage
 from services.gateway import stream
+from services.gateway.routing import Gateway
+from services.gateway.tokens import LONGEST_LIFETIME
 from tests.gateway.world import (
     ABROAD,
     AUDITOR,
@@ -27,6 +30,7 @@ from tests.gateway.world import (
 )
 
 STREAM = f"{PREFIX}/stream"
+SHIPPED = stream.LONGEST_STREAM_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -184,12 +188,18 @@ def test_a_stream_ends_before_its_token_does(world: World, monkeypatch: pytest.M
         assert list(answer.response) == [b"retry: 2000\n\n"]
 
 
+def test_a_server_that_stops_need_not_wait_for_its_listeners(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 60.0)
+    monkeypatch.setattr(stream, "LONGEST_STREAM_SECONDS", 60.0)
+    call_of = world.node.app.view_functions["api.live_stream"]
+    gateway = next(cell.cell_contents for cell in call_of.__closure__ if isinstance(cell.cell_contents, Gateway))
+    with listen(world, POLICE) as answer:
+        lines = iter(answer.response)
+        assert next(lines) == b"retry: 2000\n\n"
+        threading.Timer(0.2, gateway.hang_up).start()
+        assert list(lines) == []
+    gateway.closing.clear()
+
+
 def test_a_stream_lives_no_longer_than_a_token() -> None:
-    from services.gateway.tokens import LONGEST_LIFETIME
-
-    monkeypatched = 5.0
-    assert monkeypatched == stream.LONGEST_STREAM_SECONDS
     assert LONGEST_LIFETIME.total_seconds() > SHIPPED
-
-
-SHIPPED = stream.LONGEST_STREAM_SECONDS

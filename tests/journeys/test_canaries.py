@@ -12,7 +12,9 @@ import quopri
 import random
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -75,10 +77,8 @@ def compressed_in(content: bytes) -> Iterator[bytes]:
     ):
         at = content.find(magic)
         while at >= 0:
-            try:
+            with suppress(zlib.error):
                 yield zlib.decompressobj(window).decompress(content[at:], 1_000_000)
-            except zlib.error:
-                pass
             at = content.find(magic, at + 1)
 
 
@@ -104,7 +104,7 @@ def test_the_search_finds_what_is_planted(tmp_path: Path, word: str, offset: int
 class Overheard(http.client.HTTPResponse):
     """Every answer of the node, as it came."""
 
-    headers_and_bodies: list[bytes] = []
+    headers_and_bodies: ClassVar[list[bytes]] = []
 
     def begin(self) -> None:
         super().begin()

@@ -1,5 +1,6 @@
 """A real node that is killed, started again, stopped, and started where it must not be."""
 
+import json
 import random
 import socket
 import sqlite3
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from events.envelope import Event
-from events.log.store import EventLog, sqlite_engine
+from events.log.engines import sqlite_engine
+from events.log.store import EventLog
 from events.placement import ArrivalRecorded
 from reference import load
 from services.capacity.domain.unit import UnitDecider
+from services.demo import Client
 from services.placement.domain.relocation_request import RelocationRequestDecider
 from simulation.invariants import audit
 from tests.journeys.process import HAVEN, RunningNode, environment, free_port, haven
@@ -86,6 +89,17 @@ def test_a_node_that_is_told_to_stop_stops_at_once_and_well(tmp_path: Path) -> N
         assert node.stop() == 0
         assert time.monotonic() - begun < 5
         assert "Stopped." in node.output.read_text()
+
+
+def test_an_open_live_stream_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with RunningNode(tmp_path) as node:
+        client = Client(node.url, json.loads(node.logins.read_text()))
+        listening = client._stream("be-coordinator-1", "")
+        assert next(listening) == "retry: 2000"
+        begun = time.monotonic()
+        assert node.stop() == 0
+        assert time.monotonic() - begun < 5
+        assert "still running" not in node.output.read_text()
 
 
 def test_a_taken_port_is_refused_with_its_remedy(tmp_path: Path) -> None:

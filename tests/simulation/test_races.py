@@ -29,7 +29,7 @@ from events.gateway import (
 from events.log import inbox
 from events.log.follower import Follower, SourceWentBack
 from events.log.inbox import Delivery, ParkReason
-from events.log.store import events
+from events.log.schema import events
 from events.placement import (
     ArrivalOverdue,
     AskExpired,
@@ -567,7 +567,11 @@ def test_a_source_that_was_restored_from_a_backup_is_noticed(seeds: range) -> No
         scene.withdraw()
         scene.world.calm_down()
         # The withdrawal is not in the backup; what comes after the restore takes its place in the stream.
-        accepted = backup.world.gateway.find(backup.accept(backup.asks()[0]))
+        ask = backup.asks()[0]
+        answer = AnswerAsk(request_id="r1", ask_id=ask.ask_id, rendezvous=SEALED)
+        accepted = backup.world.gateway.find(
+            backup.world.submit(answer, backup.shelter(ask), "command-after-the-restore")
+        )
         assert accepted is not None
         if isinstance(placement.transport, ByPosition):
             with pytest.raises(SourceWentBack):

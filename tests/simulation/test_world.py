@@ -37,7 +37,7 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
 
 
 def test_the_simulation_reaches_every_event_and_every_stage() -> None:
-    summary = run(range(10_000, 10_200), 2 * STEPS)
+    summary = run(range(10_000, 10_100), 2 * STEPS)
     said = {cls.__struct_config__.tag for cls in (*get_args(PlacementContract), *get_args(CapacityContract))}
     assert said - summary.types.keys() == set()
     assert set(Stage) - summary.stages == set()

@@ -1,0 +1,115 @@
+"""A careful client of Haven's API: repeats every request under the same key until it is answered."""
+
+import base64
+import contextlib
+import http.client
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+Json = dict[str, Any]
+
+PATIENCE = timedelta(seconds=90)
+"""How long it goes on asking a node that does not answer."""
+
+
+class NodeUnreachable(Exception):
+    """The node gave no answer, or no token, for as long as the client's patience lasts."""
+
+
+@dataclass
+class Answer:
+    status: int
+    body: Json
+    headers: dict[str, str]
+
+
+@dataclass
+class Client:
+    """A careful API client: one token per account, every request repeated under the same key until it is answered."""
+
+    url: str
+    logins: dict[str, str]
+    _tokens: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def send(self, who: str, method: str, path: str, body: Json | None = None, **headers: str) -> Answer:
+        """The answer to one request, however often it had to be sent. Raises NodeUnreachable when the node stays away."""
+        if method == "POST":
+            headers["Idempotency-Key"] = secrets.token_urlsafe(18)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        content = None if body is None else json.dumps(body).encode()
+        ends = time.monotonic() + PATIENCE.total_seconds()
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                token = self._token(who)
+                named = {name.replace("_", "-"): value for name, value in headers.items()}
+                answer = self._once(method, path, content, {**named, "Authorization": f"Bearer {token}"})
+                if answer.status not in (401, 503):
+                    return answer
+                self._tokens.pop(who, None)
+            time.sleep(0.2)
+        raise NodeUnreachable(f"no answer to {method} {path} within {PATIENCE.seconds} s")
+
+    def moves(self, who: str, subject: str) -> Iterator[None]:
+        """Yields once at first and then whenever `subject` moves, as the live stream says; ends after PATIENCE."""
+        ends = time.monotonic() + PATIENCE.total_seconds()
+        last_id = ""
+        yield
+        while time.monotonic() < ends:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                for line in self._stream(who, last_id):
+                    if line.startswith("id: "):
+                        last_id = line[4:]
+                    if (line.startswith("data: ") and subject in line) or line.startswith("retry: "):
+                        yield  # also on (re)connection: it may have moved while nobody listened
+                    if time.monotonic() >= ends:
+                        return
+            time.sleep(0.2)
+
+    def _stream(self, who: str, last_id: str) -> Iterator[str]:
+        place = urlsplit(self.url)
+        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+        headers = {"Authorization": f"Bearer {self._token(who)}", "Last-Event-ID": last_id}
+        try:
+            connection.request("GET", "/api/v1/stream", headers=headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                return
+            while line := response.readline():
+                yield line.decode().rstrip()
+        finally:
+            connection.close()
+
+    def _token(self, who: str) -> str:
+        known, until = self._tokens.get(who, ("", 0.0))
+        if time.monotonic() < until:
+            return known
+        basic = base64.b64encode(f"{who}:{self.logins[who]}".encode()).decode()
+        answer = self._once(
+            "POST",
+            "/oauth/token",
+            b"grant_type=client_credentials",
+            {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"},
+        )
+        if answer.status != 200:
+            raise NodeUnreachable(f"{who} cannot sign in: {answer.body.get('error')}")
+        self._tokens[who] = (answer.body["access_token"], time.monotonic() + 200)
+        return str(answer.body["access_token"])
+
+    def _once(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> Answer:
+        place = urlsplit(self.url)
+        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=40)
+        try:
+            connection.request(method, path, content, headers)
+            response = connection.getresponse()
+            raw = response.read()
+            named = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, json.loads(raw) if raw else {}, named)
+        finally:
+            connection.close()
