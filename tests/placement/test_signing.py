@@ -26,7 +26,7 @@ from events.placement import (
 )
 from events.vocabulary import AcceptCondition, OverrideReason, Role, SignatureRefusal, Stage, Step
 from services.placement.domain.matching import RULESET
-from services.placement.domain.relocation_request import proposal_hash
+from services.placement.domain.signing import proposal_hash
 from tests import builders as a
 from tests.spec import Story, given
 
