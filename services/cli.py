@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -11,8 +12,7 @@ import typer
 import waitress
 
 from events.log.store import EventLog
-from services.config import BadSetting, Settings, read_settings
-from services.gateway.authorization_server import ConfigurationError
+from services.config import BadSetting, ConfigurationError, Settings, read_settings
 from services.gateway.principals import Account
 from services.gateway.stream import MOST_STREAMS
 
@@ -74,9 +74,12 @@ def run() -> None:
         ) from None
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
+        # In a thread of its own: this handler may have interrupted the very lock that waking a listener takes.
+        threading.Thread(target=node.gateway.hang_up, daemon=True).start()
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     node.start()
     _greet(settings, node.accounts, node.logins)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.gateway.tokens import is_loopback
+from services.loopback import is_loopback
 
 PREFIX = "HAVEN_"
 
@@ -19,6 +19,10 @@ class BadSetting(ValueError):
     def __init__(self, name: str, remedy: str) -> None:
         self.name = name
         super().__init__(f"{name}: {remedy}")
+
+
+class ConfigurationError(Exception):
+    """The node must not start like this; the message says what to change."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

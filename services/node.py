@@ -30,20 +30,15 @@ from services.capacity.worker import CapacityWorker
 from services.clock import Clock, ExerciseClock, SteadyClock, real_time
 from services.config import BadSetting, Settings
 from services.gateway.api import create_app
-from services.gateway.authorization_server import (
-    PagesClient,
-    Revocations,
-    authorization_server,
-    load_or_create_logins,
-    load_or_create_signing_key,
-    public_keys,
-    refuse_when_external,
-)
+from services.gateway.authorization_server import authorization_server, refuse_when_external
 from services.gateway.erasure import Eraser
 from services.gateway.intake import Intake
+from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
+from services.gateway.oauth_grants import PagesClient
 from services.gateway.principals import Account, demo_principals
 from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
+from services.gateway.revocations import Revocations
 from services.gateway.routing import Gateway
 from services.gateway.tokens import TokenVerifier
 from services.placement.worker import PlacementWorker
@@ -259,7 +254,7 @@ class Node:
             is_revoked=self._revocations.is_revoked,
             now=real_time,
         )
-        gateway = Gateway(
+        self.gateway = Gateway(
             log=self.core.gateway_log,
             intake=self.core.intake,
             read_model=self.core.read_model,
@@ -283,7 +278,7 @@ class Node:
             store=self._revocations,
             now=real_time,
         )
-        return create_app(gateway, settings.url, self.ready, sign_in)
+        return create_app(self.gateway, settings.url, self.ready, sign_in)
 
     def _keep_house(self) -> None:
         while not self._stop.wait(HOUSEKEEPING_EVERY.total_seconds()):

@@ -2,5 +2,6 @@
 
 `api` the HTTP face          `access` who may call and see what     `bodies` untrusted input       `problems` every no
 `intake` intent to log       `projection`, `read_model` what is shown     `audit_routes`, `erasure` sealed fields
-`tokens`, `authorization_server`, `principals` sign-in        `openapi` the published contract
+`tokens`, `key_set`, `token_errors`, `principals` who is calling        `openapi` the published contract
+`authorization_server`, `oauth_grants`, `sign_in`, `revocations`, `node_secrets` the demo sign-in
 """

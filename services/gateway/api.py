@@ -11,9 +11,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from events.sealing import KeyDestroyed
 from services.gateway import audit_routes, capacity_routes, problems, request_routes, stream
+from services.gateway.key_set import KeysUnavailable
 from services.gateway.openapi import document
 from services.gateway.routing import PREFIX, Gateway, answer, blueprint
-from services.gateway.tokens import InsufficientScope, KeysUnavailable, TokenError
+from services.gateway.token_errors import InsufficientScope, TokenError
 
 logger = logging.getLogger(__name__)
 

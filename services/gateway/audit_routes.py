@@ -13,17 +13,10 @@ from events.placement import DisclosureGranted
 from events.sealing import SealContext, Unreadable
 from events.vocabulary import ReadPurpose, Role, Sealed, SealedField, Stage, Verb
 from services.gateway import bodies, problems
+from services.gateway.paging import CursorNumber, CursorText, page_size, read_cursor, write_cursor
 from services.gateway.principals import Scope
 from services.gateway.read_model import Json, TrailPosition, TrailQuery, trail_position
-from services.gateway.request_routes import (
-    CursorNumber,
-    CursorText,
-    known_request,
-    page_size,
-    read_cursor,
-    stream_of,
-    write_cursor,
-)
+from services.gateway.request_routes import known_request, stream_of
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
 
 DISCLOSURE_WAIT = 10.0

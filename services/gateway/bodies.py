@@ -216,7 +216,7 @@ def _wrong_field(message: str) -> problems.Problem:
     return problems.bad_field(field or "(body)", rule.replace("`", ""))
 
 
-def check_open_request(body: OpenRequest, reference: Reference, today: date) -> None:
+def check_open_request(body: OpenRequest, reference: Reference, now: datetime) -> None:
     """What types alone cannot say: codes must be known, dates possible, and somebody must be in the household."""
     _known("danger_country", [body.danger_country], reference.countries)
     _known("consented_countries", body.consented_countries, reference.countries)
@@ -228,6 +228,8 @@ def check_open_request(body: OpenRequest, reference: Reference, today: date) -> 
         raise problems.bad_field("household", "at least one person")
     if body.danger_country in body.consented_countries:
         raise problems.bad_field("consented_countries", "not the country of danger")
+    # In the country's own day: at half past midnight in Brussels it is still yesterday in UTC.
+    today = reference.country(body.danger_country).local_time(now).date()
     if body.reflection_started_on is not None and body.reflection_started_on > today:
         raise problems.bad_field("reflection_started_on", "not in the future")
 

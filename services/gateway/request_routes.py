@@ -1,9 +1,7 @@
 """The routes of a relocation request: open it, follow it, sign it, travel, arrive."""
 
-import base64
-import binascii
 from datetime import UTC
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from flask import Response
@@ -25,16 +23,13 @@ from events.sealing import SealContext
 from events.vocabulary import Role, Sealed, SealedField, Stage
 from services.gateway import bodies, problems
 from services.gateway.access import may_know_received, parties, present_request, present_timeline
+from services.gateway.paging import CursorText, page_size, read_cursor, write_cursor
 from services.gateway.principals import Scope
 from services.gateway.read_model import Json, moment_key
 from services.gateway.reflection import SHOWN_TO, reflection_clock
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
 
 FOLLOWERS = (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.GUARDIAN, Role.ESCORT)
-LARGEST_PAGE = 100
-
-CursorText = Annotated[str, msgspec.Meta(pattern=r"\A[\x20-\x7e]{0,200}\Z")]
-CursorNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 def stream_of(request_id: str) -> str:
@@ -126,7 +121,7 @@ def _accept(call: Call, request_id: str, command: Any) -> Response:
 )
 def open_relocation_request(call: Call) -> Response:
     body: bodies.OpenRequest = call.body
-    bodies.check_open_request(body, call.gateway.reference, call.gateway.clock().date())
+    bodies.check_open_request(body, call.gateway.reference, call.gateway.clock())
     if call.principal.role is Role.COORDINATOR and call.principal.country != body.danger_country:
         raise problems.forbidden(
             "not-your-country",
@@ -169,30 +164,6 @@ def list_relocation_requests(call: Call) -> Response:
         cursor = write_cursor([page[-1]["opened_at"], page[-1]["request_id"]])
         headers["Link"] = f'<{PREFIX}/relocation-requests?limit={limit}&cursor={cursor}>; rel="next"'
     return answer({"requests": [present_request(view, call.principal) for view in page]}, 200, **headers)
-
-
-def page_size(call: Call) -> int:
-    sent = call.query("limit")
-    if sent is None:
-        return 50
-    if not sent.isascii() or not sent.isdigit() or not 1 <= int(sent[:9]) <= LARGEST_PAGE:
-        raise problems.bad_field("limit", f"a number from 1 to {LARGEST_PAGE}")
-    return int(sent)
-
-
-def write_cursor(key: list[Any]) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
-
-
-def read_cursor(call: Call, shape: Any) -> Any:
-    """The sort key in `cursor`, or None. A cursor opens nothing: what may be seen is checked again for every page."""
-    sent = call.query("cursor", longest=500)
-    if sent is None:
-        return None
-    try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(sent + "=" * (-len(sent) % 4)), type=shape)
-    except (msgspec.DecodeError, binascii.Error, ValueError):
-        raise problems.bad_field("cursor", "exactly as the Link header gave it") from None
 
 
 @rule("GET", "/relocation-requests/{request_id}", Scope.READ_REQUESTS, FOLLOWERS, "Where one request stands")

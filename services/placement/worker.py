@@ -5,7 +5,7 @@ having heard it. It is a guess about beds and nothing more: whether a hold succe
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import sqlalchemy as sa
@@ -26,11 +26,11 @@ from events.capacity import (
 from events.envelope import Event
 from events.gateway import Command as GatewayCommand
 from events.gateway import ConfirmCapacity, RegisterUnit, ReportCapacity
-from events.log.decider import DeciderRunner
+from events.log.decider import DeciderRunner, timestamp
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing
 from events.placement import UnmetNeedRecorded
-from events.vocabulary import Freshness, Stage
+from events.vocabulary import Freshness, Stage, Urgency
 from reference import Reference
 from services.placement.domain.matching import UnitFacts
 from services.placement.domain.process import PlacementFacts
@@ -51,7 +51,9 @@ waiting_requests = sa.Table(
     "waiting_requests",
     metadata,
     sa.Column("stream", sa.Text, primary_key=True),
-    comment="Requests with an unmet need: woken when a bed changes anywhere.",
+    sa.Column("urgent", sa.Integer, nullable=False),
+    sa.Column("opened_at", sa.Text, nullable=False),
+    comment="Requests with an unmet need: woken when a bed changes anywhere, urgent ones first, then who waits longest.",
 )
 
 NOT_ABOUT_REQUESTS = (RegisterUnit, ReportCapacity, ConfirmCapacity)
@@ -64,9 +66,12 @@ _KEEP_VIEW = sa.text(
     "INSERT INTO unit_views (unit_id, version, facts) VALUES (:unit_id, :version, :facts) "
     "ON CONFLICT (unit_id) DO UPDATE SET version = excluded.version, facts = excluded.facts"
 )
-_WAIT = sa.text("INSERT INTO waiting_requests (stream) VALUES (:stream) ON CONFLICT (stream) DO NOTHING")
+_WAIT = sa.text(
+    "INSERT INTO waiting_requests (stream, urgent, opened_at) VALUES (:stream, :urgent, :opened_at) "
+    "ON CONFLICT (stream) DO NOTHING"
+)
 _WAIT_NO_MORE = sa.text("DELETE FROM waiting_requests WHERE stream = :stream")
-_WAITING = sa.text("SELECT stream FROM waiting_requests ORDER BY stream")
+_WAITING = sa.text("SELECT stream FROM waiting_requests ORDER BY urgent DESC, opened_at, stream")
 
 _facts = msgspec.json.Decoder(UnitFacts)
 
@@ -130,14 +135,25 @@ class PlacementWorker:
             {"unit_id": data.unit_id, "version": version, "facts": msgspec.json.encode(facts).decode()},
         )
         if known is None or facts.free > known.free or facts.freshness is not known.freshness:
-            for stream in list(tx.connection.scalars(_WAITING)):
-                self.runner.wake(tx, stream, self._clock())
+            now, waiting = self._clock(), list(tx.connection.scalars(_WAITING))
+            for behind, stream in enumerate(reversed(waiting), start=1):
+                # All are due at once, and timers run in order: who comes first asks for the freed bed first.
+                self.runner.wake(tx, stream, now - behind * timedelta(microseconds=1))
 
     def _remember_waiting(self, tx: Writing, request: Request, events: Sequence[Event]) -> None:
         if not events:
             return
         waits = any(isinstance(event.data, UnmetNeedRecorded) for event in events) and request.searching
         if waits:
-            tx.connection.execute(_WAIT, {"stream": events[0].stream})
+            assert request.opened is not None
+            assert request.opened_at is not None
+            tx.connection.execute(
+                _WAIT,
+                {
+                    "stream": events[0].stream,
+                    "urgent": int(request.opened.urgency is Urgency.URGENT),
+                    "opened_at": timestamp(request.opened_at),
+                },
+            )
         elif request.stage is not Stage.UNMET_NEED:
             tx.connection.execute(_WAIT_NO_MORE, {"stream": events[0].stream})

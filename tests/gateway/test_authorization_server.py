@@ -21,19 +21,16 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from werkzeug.test import Client, TestResponse
 
-from services.gateway import authorization_server as module
-from services.gateway.authorization_server import (
-    ConfigurationError,
-    PagesClient,
-    Revocations,
-    authorization_server,
-    load_or_create_logins,
-    load_or_create_signing_key,
-    public_keys,
-    refuse_when_external,
-)
+from services.config import ConfigurationError
+from services.gateway import oauth_grants, sign_in
+from services.gateway.authorization_server import authorization_server, refuse_when_external
+from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
+from services.gateway.oauth_grants import AuthorizationCode, AuthorizationCodes, PagesClient
 from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope, demo_principals
-from services.gateway.tokens import InvalidToken, Reason, TokenVerifier
+from services.gateway.revocations import Revocations
+from services.gateway.sign_in import Credentials, SignInRefused, TooManySignIns
+from services.gateway.token_errors import InvalidToken, Reason
+from services.gateway.tokens import TokenVerifier
 
 ISSUER = "http://127.0.0.1:8080"
 AUDIENCE = "urn:haven:gateway"
@@ -363,8 +360,8 @@ def test_a_code_used_again_after_it_expired_still_revokes_its_token(node, clock)
 
 
 def test_a_code_is_only_good_for_the_client_it_was_given_to(node, clock):
-    codes = module._Codes(node.revocations, clock)
-    issued = module._Code(
+    codes = AuthorizationCodes(node.revocations, clock)
+    issued = AuthorizationCode(
         account=ACCOUNTS[0],
         client_id="pages",
         redirect_uri=REDIRECT,
@@ -386,7 +383,7 @@ def test_a_code_lives_a_minute(seconds, status, node, clock):
 
 
 def test_codes_that_nobody_used_are_forgotten(node, clock, monkeypatch):
-    monkeypatch.setattr(module, "_CODES_KEPT", 3)
+    monkeypatch.setattr(oauth_grants, "_CODES_KEPT", 3)
     codes = []
     for _ in range(5):
         codes.append(node.code())
@@ -612,13 +609,13 @@ def test_guessing_across_names_is_slowed_down_for_the_whole_process(node):
 
 
 def test_the_memory_of_attempts_is_bounded(clock):
-    credentials = module._Credentials({}, clock)
+    credentials = Credentials({}, clock)
     for number in range(5000):
-        with pytest.raises((module._SignInRefused, module._TooManySignIns)):
+        with pytest.raises((SignInRefused, TooManySignIns)):
             credentials.check(f"name-{number}", "x")
         clock.advance(seconds=0.1)
-    assert sum(map(len, credentials._by_name)) <= module._NAME_BUCKETS * module.SIGN_INS_PER_NAME
-    assert len(credentials._all) <= module.SIGN_INS_PER_PROCESS
+    assert sum(map(len, credentials._by_name)) <= sign_in._NAME_BUCKETS * sign_in.SIGN_INS_PER_NAME
+    assert len(credentials._all) <= sign_in.SIGN_INS_PER_PROCESS
 
 
 def test_signing_in_rightly_is_never_slowed_down(node):
@@ -626,7 +623,7 @@ def test_signing_in_rightly_is_never_slowed_down(node):
 
 
 def test_no_plain_secret_is_kept_for_checking(node):
-    credentials = module._Credentials(node.logins, Clock())
+    credentials = Credentials(node.logins, Clock())
     kept = repr(vars(credentials))
     assert credentials._digests
     assert not any(secret in kept for secret in node.logins.values())
@@ -866,7 +863,7 @@ def test_a_crash_while_logins_are_written_leaves_the_old_file_whole(failing, tmp
         raise OSError("power cut")
 
     with monkeypatch.context() as broken:
-        broken.setattr(*((module.os, "fsync") if failing == "fsync" else (Path, "replace")), crash)
+        broken.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), crash)
         with pytest.raises(OSError, match="power cut"):
             load_or_create_logins(tmp_path, demo_principals([("shelter-9", "LU")]))
     assert load_or_create_logins(tmp_path, ACCOUNTS) == first

@@ -4,14 +4,18 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import reference
 from events.vocabulary import Role, Stage
+from services.gateway import bodies, problems
 from services.gateway.api import RULES
 from services.gateway.bodies import LARGEST_BODY
 from services.gateway.routing import PREFIX, Rule
@@ -230,8 +234,6 @@ REQUIRED = object()
 
 
 def defaults_of(body: type) -> list[Any]:
-    import msgspec
-
     return [REQUIRED if field.required else field.default for field in msgspec.structs.fields(body)]
 
 
@@ -324,6 +326,14 @@ CODES = [
 def test_an_opening_with_an_impossible_value_is_refused(world: World, field: str, value: Any, named: str) -> None:
     answer = post(world, WITH_BODY[0], json.dumps(AN_OPENING | {field: value}).encode())
     assert is_problem(answer, 400)["field"] == named
+
+
+def test_today_is_the_day_of_the_country_where_the_danger_is() -> None:
+    half_past_midnight = datetime(2026, 11, 23, 23, 30, tzinfo=UTC)
+    body = msgspec.convert(AN_OPENING | {"reflection_started_on": "2026-11-24"}, bodies.OpenRequest)
+    bodies.check_open_request(body, reference.load(), half_past_midnight)
+    with pytest.raises(problems.Problem):
+        bodies.check_open_request(body, reference.load(), half_past_midnight - timedelta(hours=1))
 
 
 @pytest.mark.parametrize(
@@ -600,7 +610,6 @@ def test_no_header_and_no_query_breaks_the_gateway(
 def test_every_refusal_of_placement_and_capacity_has_its_problem() -> None:
     from events.capacity import ReportRefusal
     from events.placement import Refusal
-    from services.gateway import problems
 
     for reason in Refusal:
         assert 400 <= problems.refused(reason, Stage.ASKED, ()).status < 500

@@ -14,8 +14,9 @@ from events.envelope import Event, UnreadableEvent, system_actor
 from events.log.engines import sqlite_engine
 from events.log.store import EventLog
 from events.vocabulary import Stage
-from services.gateway.projection import Projection, view_of_unit
+from services.gateway.projection import Projection
 from services.gateway.read_model import TABLES, ReadModel
+from services.gateway.views import view_of_unit
 from tests.gateway.world import ABROAD, GUARDIAN, HOST, INVENTORY, ORIGIN, POLICE, RECEIVING, World
 
 Logs = dict[str, list[tuple[int, Event | UnreadableEvent]]]

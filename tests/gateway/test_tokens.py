@@ -18,19 +18,12 @@ from joserfc.jwk import ECKey, Key, KeySet, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
 from events.vocabulary import Role
-from services.gateway import tokens
+from services.gateway import key_set, tokens
+from services.gateway.key_set import HttpKeySet, KeysUnavailable
 from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope, demo_principals
-from services.gateway.tokens import (
-    HttpKeySet,
-    InsufficientScope,
-    InvalidToken,
-    KeysUnavailable,
-    MissingToken,
-    Reason,
-    TokenVerifier,
-    is_loopback,
-    require_scope,
-)
+from services.gateway.token_errors import InsufficientScope, InvalidToken, MissingToken, Reason
+from services.gateway.tokens import TokenVerifier, require_scope
+from services.loopback import is_loopback
 
 ISSUER = "https://sign-in.example"
 AUDIENCE = "https://haven.example"
@@ -686,7 +679,7 @@ def test_good_keys_in_a_bad_answer_fail_closed(status, padding, key_server, issu
 
 
 def test_an_issuer_that_sends_a_byte_at_a_time_is_hung_up_on(key_server, monkeypatch):
-    monkeypatch.setattr(tokens, "_FETCH_SECONDS", 0.4)
+    monkeypatch.setattr(key_set, "_FETCH_SECONDS", 0.4)
 
     def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)

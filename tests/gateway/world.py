@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 from events.envelope import Event
 from events.vocabulary import Group, Role, Stage, Track, UnitProfile
 from services.config import Settings
-from services.gateway.authorization_server import load_or_create_signing_key
+from services.gateway.node_secrets import load_or_create_signing_key
 from services.gateway.principals import SCOPES_OF_ROLE
 from services.node import AUDIENCE, Node
 from simulation.inventory import SyntheticUnit

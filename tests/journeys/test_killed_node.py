@@ -15,8 +15,8 @@ from events.log.engines import sqlite_engine
 from events.log.store import EventLog
 from events.placement import ArrivalRecorded
 from reference import load
+from services.api_client import Client
 from services.capacity.domain.unit import UnitDecider
-from services.demo import Client
 from services.placement.domain.relocation_request import RelocationRequestDecider
 from simulation.invariants import audit
 from tests.journeys.process import HAVEN, RunningNode, environment, free_port, haven

@@ -56,7 +56,8 @@ def test_an_owner_who_does_nothing_is_reminded_at_the_deadline_and_not_before(st
     step, deadline = story.state.next_step.steps[0], story.state.next_step.deadline
     story.and_time_passes(until=deadline - timedelta(microseconds=1)).nothing_happens()
     story.and_time_passes(until=deadline)
-    story.then(DeadlineMissed(request_id=a.REQUEST, step=step, times=1, next_deadline=deadline + timedelta(minutes=60)))
+    again = timedelta(days=90) if stage is Stage.ARRIVED else timedelta(minutes=60)
+    story.then(DeadlineMissed(request_id=a.REQUEST, step=step, times=1, next_deadline=deadline + again))
     assert story.state.stage is stage
 
 
@@ -77,11 +78,16 @@ def test_reminders_come_at_half_the_pace_each_time_until_one_a_day(urgency: Urge
 
 
 @pytest.mark.parametrize("urgency", Urgency)
-@pytest.mark.parametrize("stage", WAITS_FOR_SOMEBODY)
+@pytest.mark.parametrize("stage", [stage for stage in WAITS_FOR_SOMEBODY if stage is not Stage.ARRIVED])
 def test_a_year_without_anybody_still_reminds_once_a_day(stage: Stage, urgency: Urgency) -> None:
     story = a.a_request_that_is(stage, a.a_unit("u1"), urgency=urgency).and_time_passes(days=365)
     assert story.state.next_step.deadline - story.now <= timedelta(days=1)
     assert story.state.missed > 100
+
+
+def test_a_long_stay_is_reviewed_every_three_months_and_alarms_nobody_in_between() -> None:
+    story = a.a_request_that_is(Stage.ARRIVED).and_time_passes(days=365)
+    assert len(story.all_of(DeadlineMissed)) == 4
 
 
 def test_a_step_that_was_taken_starts_a_new_clock() -> None:
@@ -127,6 +133,22 @@ def test_an_unmet_need_is_looked_at_every_few_hours_for_as_long_as_it_lasts() ->
         a.answer_from(a.beds_are_held(story), "u1", DeclineReason.NO_SPACE)
     assert len(story.all_of(UnmetNeedRecorded)) == 4
     assert len(story.all_of(HoldRequested)) == 4
+
+
+def test_a_race_lost_for_a_bed_does_not_put_off_the_review_of_an_unmet_need() -> None:
+    """Others open and lose beds all the time; the household that loses each time must not be reviewed last."""
+    story = a.a_relocation_request(a.a_unit("u1", free=0))
+    assert story.state.stage is Stage.UNMET_NEED
+    review = story.state.next_step.deadline
+    story.now += timedelta(hours=1)
+    a.units_are_now(story, a.a_unit("u1"))
+    story.when(TimePassed())
+    a.units_are_now(story, a.a_unit("u1", free=0))
+    hold = next(iter(story.state.holds))
+    refused = HoldRefused(unit_id="u1", hold_id=hold, request_id=a.REQUEST, reason=HoldRefusal.NOT_ENOUGH_BEDS)
+    story.when(refused)
+    assert story.state.stage is Stage.UNMET_NEED
+    assert story.state.next_step.deadline == review
 
 
 UNITS = (a.a_unit("u1"), a.a_unit("u2", "LU"), a.a_unit("u3", free=3), a.a_unit("u4", "LU", free=4))

@@ -171,10 +171,10 @@ def let_the_referrer_sign(patch: pytest.MonkeyPatch) -> None:
 
 
 def sign_something_else_than_was_shown(patch: pytest.MonkeyPatch) -> None:
-    countersign = relocation_request._countersign
+    countersign = relocation_request.countersign
     patch.setattr(
         relocation_request,
-        "_countersign",
+        "countersign",
         lambda request, command, context: countersign(
             request, msgspec.structs.replace(command, proposal=request.proposal_hash), context
         ),

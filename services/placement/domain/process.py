@@ -206,6 +206,8 @@ def next_step(request: Request, context: Context) -> NextStepSet:
             return is_next(Role.COORDINATOR, origin, Step.PROPOSE_PLACEMENT, deadline=min(soon, until))
         case Stage.UNMET_NEED:
             review = context.now + timedelta(hours=clocks.review_hours)
+            if request.review_at is not None and request.review_at > context.now:
+                review = request.review_at
             return is_next(Role.COORDINATOR, origin, Step.FIND_ALTERNATIVE, deadline=review)
         case Stage.PROPOSED:
             return is_next(Role.COORDINATOR, host, Step.COUNTERSIGN_PLACEMENT)

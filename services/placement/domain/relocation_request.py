@@ -226,12 +226,16 @@ def _pass_time(request: Request, context: Context) -> Sequence[PlacementContract
     clocks = context.facts.reference.clocks
     # Bounded before it is multiplied: after a month unattended the doubled pace would not fit a timedelta any more.
     pace = timedelta(minutes=clocks.of(request.opened.urgency).step_minutes) * 2 ** min(request.missed, 16)
+    wait = min(pace, timedelta(hours=clocks.escalation_cap_hours))
+    if request.stage is Stage.ARRIVED:
+        # A long stay is no emergency: it is looked at again after as long as the first time.
+        wait = timedelta(days=clocks.stay_review_days)
     return [
         *expired,
         DeadlineMissed(
             request_id=request_id,
             step=step.steps[0],
             times=request.missed + 1,
-            next_deadline=context.now + min(pace, timedelta(hours=clocks.escalation_cap_hours)),
+            next_deadline=context.now + wait,
         ),
     ]

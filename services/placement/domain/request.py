@@ -101,6 +101,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     stage: Stage = Stage.RECEIVED
     opened: RelocationRequestOpened | None = None
+    opened_at: datetime | None = None
     referrer: Actor | None = None
     shortlist: ShortlistDrawn | None = None
     tried: dict[str, str] = {}
@@ -121,6 +122,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     overdue: bool = False
     next_step: NextStepSet | None = None
     missed: int = 0
+    review_at: datetime | None = None
+    """When the unmet need is reviewed. A bed that somebody else was given in between does not put it off."""
+    reviews_missed: int = 0
 
     @property
     def over(self) -> bool:
@@ -191,7 +195,14 @@ def evolve(request: Request, event: Event) -> Request:
                 consent_key(ConsentScope.PLACEMENT, country, ConsentBy.HOUSEHOLD): True
                 for country in opened.consented_countries
             }
-            return replace(request, stage=Stage.OPENED, opened=opened, referrer=event.actor, consents=consents)
+            return replace(
+                request,
+                stage=Stage.OPENED,
+                opened=opened,
+                opened_at=event.time,
+                referrer=event.actor,
+                consents=consents,
+            )
         case RelocationRequestRefused():
             return replace(request, stage=Stage.REFUSED, referrer=event.actor)
         case ShortlistDrawn() as shortlist:
@@ -217,7 +228,8 @@ def evolve(request: Request, event: Event) -> Request:
                 deadline=asked.deadline,
             )
             held = replace(request.holds[asked.hold_id], stage=HoldStage.HELD)
-            return _restaged(_with_hold(_with_ask(request, ask), held))
+            asked_somebody = replace(request, review_at=None, reviews_missed=0)
+            return _restaged(_with_hold(_with_ask(asked_somebody, ask), held))
         case HoldLost(hold_id=hold_id, unit_id=unit_id, reason=reason):
             hold = request.holds[hold_id]
             lost = _with_hold(request, replace(hold, stage=HoldStage.OVER))
@@ -308,10 +320,15 @@ def evolve(request: Request, event: Event) -> Request:
         case UnmetNeedRecorded():
             return replace(request, stage=Stage.UNMET_NEED)
         case NextStepSet() as step:
+            if step.stage is Stage.UNMET_NEED:
+                return replace(request, next_step=step, missed=request.reviews_missed, review_at=step.deadline)
             return replace(request, next_step=step, missed=0)
         case DeadlineMissed(times=times, next_deadline=next_deadline):
             assert request.next_step is not None
-            return replace(request, missed=times, next_step=replace(request.next_step, deadline=next_deadline))
+            moved = replace(request, missed=times, next_step=replace(request.next_step, deadline=next_deadline))
+            if request.stage is Stage.UNMET_NEED:
+                return replace(moved, review_at=next_deadline, reviews_missed=times)
+            return moved
         case CommandRefused() | CommandHadNoEffect() | LateAnswerRecorded() | DisclosureGranted():
             return request
         case _:
