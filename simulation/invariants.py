@@ -39,6 +39,7 @@ from events.gateway import (
 )
 from events.log.decider import Decider
 from events.placement import (
+    ArrivalOverdue,
     ArrivalRecorded,
     AskAccepted,
     AskClosed,
@@ -182,11 +183,19 @@ class RequestBook:
     departed: bool = False
     arrived: bool = False
     astray: bool = False
+    overdue: bool = False
+    arrives_by: datetime | None = None
+    """The arrival planned, and the grace."""
     next_step: NextStepSet | None = None
 
     @property
     def is_minor(self) -> bool:
         return self.opened is not None and self.opened.household.age_status is AgeStatus.PRESUMED_MINOR
+
+    @property
+    def missing_from(self) -> datetime | None:
+        """From when a household on the road is missed."""
+        return self.arrives_by if self.departed and not (self.arrived or self.astray) else None
 
     def consented(self, scope: ConsentScope, country: str) -> bool:
         speaker = ConsentBy.GUARDIAN if self.is_minor else ConsentBy.HOUSEHOLD
@@ -328,7 +337,8 @@ class Checker:
             deadline = request.next_step.deadline if request.next_step and not request.over else None
             state = self.states["placement", stream]
             due = self.deciders["placement"].due(state)
-            late = [moment for moment in (deadline, due) if moment is not None and moment + patience < now]
+            missed = None if request.overdue else request.missing_from
+            late = [moment for moment in (deadline, due, missed) if moment is not None and moment + patience < now]
             self._require(Invariant.NOTHING_LOST, not late or state.over, stream, "waits for a moment gone by", late)
 
     def _holds_agree(self, now: datetime, patience: timedelta) -> None:
@@ -500,7 +510,7 @@ class Checker:
                 book.holds[hold_id] = Claim.FIRMING
             case PlacementConfirmed():
                 self._confirmed(book, data, event)
-            case JourneyPlanned() | DepartureRecorded() | ArrivalRecorded():
+            case JourneyPlanned() | DepartureRecorded() | ArrivalRecorded() | ArrivalOverdue():
                 self._journey(book, event)
             case DisclosureGranted():
                 self._disclosed(book, data, event)
@@ -673,6 +683,8 @@ class Checker:
                     Invariant.ONLY_THE_ENTITLED, data.arrival_due > event.time, "planned for the past:", event
                 )
                 book.journey = data
+                grace = timedelta(minutes=self.reference.clocks.arrival_grace_minutes)
+                book.arrives_by = data.arrival_due + grace
             case DepartureRecorded():
                 willing = book.confirmed is not None and book.consented(
                     ConsentScope.TRANSPORT, book.confirmed.host_country
@@ -685,6 +697,9 @@ class Checker:
                 allowed = confirmed and not book.arrived and (_receives(book, actor) or _of_host(book, actor))
                 book.holds[hold_id] = Claim.OCCUPIED
                 book.arrived, book.astray = True, False
+            case ArrivalOverdue():
+                allowed = book.missing_from is not None and book.missing_from <= event.time and not book.overdue
+                book.overdue = True
             case _:
                 may = _receives(book, actor) or _of_host(book, actor) or _of_origin(book, actor)
                 allowed = book.departed and not book.arrived and (may or _escorts(book, actor))

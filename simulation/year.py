@@ -30,6 +30,7 @@ import sqlalchemy as sa
 from events.capacity import HoldExpired, HoldPlaced
 from events.envelope import Event, UnreadableEvent
 from events.gateway import FieldDisclosed, OpenRelocationRequest
+from events.key_file import load_or_create_key_file
 from events.log.decider import DeciderRunner
 from events.placement import (
     ArrivalRecorded,
@@ -48,7 +49,6 @@ from events.placement import (
     ShortlistDrawn,
 )
 from events.sealing import KeyStore, key_store_engine
-from events.key_file import load_or_create_key_file
 from events.vocabulary import (
     ArrivalOutcome,
     BlockReason,
@@ -287,6 +287,8 @@ class Api:
         self._keys = count(1)
         self.waiting = False
         """Somebody waits for the outcome of what they sent: the services must get their turns before the answer."""
+        self.unheard = False
+        """Something was sent whose outcome nobody waited for."""
 
     def read(self, account: Account, path: str) -> Json:
         return self._send(account, "GET", path)
@@ -301,6 +303,7 @@ class Api:
         if wait:
             headers["Prefer"] = "wait=1"
         self.waiting = wait
+        self.unheard |= not wait
         try:
             return self._send(account, method, path, body, headers)
         finally:
@@ -443,13 +446,16 @@ class Year:
             due = self._next_timer()
             if due is not None and due < moment:
                 self.now = max(self.now, due)
+                self.settle()
             else:
                 heapq.heappop(self._agenda)
                 self.now = max(self.now, moment)
                 act()
                 if self._agenda and self._agenda[0][0] <= self.now:
                     continue  # what happens at one moment the services hear of together
-            self.settle()
+                if self.api.unheard:
+                    self.settle()
+                    self.api.unheard = False
             self._listen()
         self.now = self.ends
         self.settle()

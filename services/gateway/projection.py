@@ -16,7 +16,16 @@ from events.envelope import Event, type_of
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing
 from events.vocabulary import Verb
-from services.gateway.read_model import SOURCE_ORDER, TABLES, Json, ReadModel, changes_metadata, metadata, moment_key
+from services.gateway.read_model import (
+    SOURCE_ORDER,
+    TABLES,
+    Json,
+    ReadModel,
+    changes_metadata,
+    metadata,
+    moment_key,
+    trail_subjects,
+)
 from services.gateway.views import parties_of, plain, view_of_request, view_of_unit
 
 CONSUMER = "gateway.read_model"
@@ -145,6 +154,9 @@ def _announce(tx: Writing, kind: str, subject: str, revision: int, parties: set[
 
 def _write_trail(tx: Writing, event: Event) -> None:
     detail = plain(event.data)
+    if len(subjects := _subjects(event.data)) > 1:
+        rows = [{"case_id": subject, "event_id": event.id} for subject in sorted(set(subjects))]
+        tx.connection.execute(sa.insert(trail_subjects), rows)
     tx.connection.execute(
         sa.text(
             "INSERT INTO trail (moment, source_order, stream, version, event_id, source, type, verb, case_id, person, "
@@ -174,4 +186,9 @@ def _write_trail(tx: Writing, event: Event) -> None:
 
 
 def _only_subject(data: object) -> str | None:
-    return data.subjects[0] if isinstance(data, g.RecordConsulted) and len(data.subjects) == 1 else None
+    subjects = _subjects(data)
+    return subjects[0] if len(subjects) == 1 else None
+
+
+def _subjects(data: object) -> tuple[str, ...]:
+    return data.subjects if isinstance(data, g.RecordConsulted) else ()

@@ -71,7 +71,15 @@ trail = sa.Table(
 """Every event of every service, sealed fields left out. Ordered by time, then cause before effect (gateway, placement,
 capacity), then place in the stream."""
 
-TABLES = (requests, request_parties, asks, units, trail)
+trail_subjects = sa.Table(
+    "trail_subjects",
+    metadata,
+    sa.Column("case_id", sa.Text, primary_key=True),
+    sa.Column("event_id", sa.Text, primary_key=True),
+    comment="A read of several cases at once belongs to the trail of each of them.",
+)
+
+TABLES = (trail_subjects, requests, request_parties, asks, units, trail)
 
 changes_metadata = sa.MetaData()
 changes = sa.Table(
@@ -171,12 +179,16 @@ class ReadModel:
 
     def case_timeline(self, request_id: str) -> list[Json]:
         """Every event about one request, oldest first."""
-        return self.trail(TrailQuery(case_id=request_id), None, 10_000)
+        return [
+            _about_one_case(entry, request_id) for entry in self.trail(TrailQuery(case_id=request_id), None, 10_000)
+        ]
 
     def trail(self, query: TrailQuery, after: TrailPosition | None, limit: int) -> list[Json]:
         select = sa.select(trail).order_by(*_TRAIL_KEY).limit(limit)
+        if query.case_id is not None:
+            read_with_others = sa.select(trail_subjects.c.event_id).where(trail_subjects.c.case_id == query.case_id)
+            select = select.where((trail.c.case_id == query.case_id) | trail.c.event_id.in_(read_with_others))
         for column, value in (
-            (trail.c.case_id, query.case_id),
             (trail.c.person, query.person),
             (trail.c.organisation, query.organisation),
             (trail.c.verb, query.verb),
@@ -227,6 +239,13 @@ def trail_position(entry: Json) -> TrailPosition:
 
 
 SOURCE_ORDER = {"gateway": 0, "placement": 1, "capacity": 2}
+
+
+def _about_one_case(entry: Json, request_id: str) -> Json:
+    """Of a read of several cases at once, only that this one was among them."""
+    if "subjects" not in entry["detail"]:
+        return entry
+    return {**entry, "detail": {**entry["detail"], "subjects": [request_id]}}
 
 
 def _trail_entry(row: Any) -> Json:

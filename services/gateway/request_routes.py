@@ -75,7 +75,9 @@ def _received_view(event: Event, command: OpenRelocationRequest) -> Json:
 
 
 def _shown(call: Call, view: Json, status: int = 200) -> Response:
+    """The answer that shows a request to a person, however they came to see it: a read, and written down first."""
     request_id = view["request_id"]
+    call.gateway.note_read(call.principal, "relocation_request", [request_id])
     shown = present_request(view, call.principal)
     if call.principal.role in SHOWN_TO:
         shown["reflection"] = reflection_clock(view, call.gateway.reference)
@@ -168,9 +170,7 @@ def list_relocation_requests(call: Call) -> Response:
 
 @rule("GET", "/relocation-requests/{request_id}", Scope.READ_REQUESTS, FOLLOWERS, "Where one request stands")
 def read_relocation_request(call: Call) -> Response:
-    view = known_request(call, call.path["request_id"])
-    call.gateway.note_read(call.principal, "relocation_request", [view["request_id"]])
-    return _shown(call, view)
+    return _shown(call, known_request(call, call.path["request_id"]))
 
 
 @rule(

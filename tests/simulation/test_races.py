@@ -620,11 +620,15 @@ def test_who_did_not_come_has_an_owner_and_keeps_the_bed(outcome: ArrivalOutcome
         assert scene.claims() == [Claim.FIRM]
 
 
-def test_nobody_arrives(seeds: range) -> None:
+@pytest.mark.parametrize("said_no_on_the_road", [False, True])
+def test_nobody_arrives(said_no_on_the_road: bool, seeds: range) -> None:
     for seed in seeds:
         scene = Scene(seed, DUTCH, at=Stage.DEPARTED)
         journey = scene.request().journey
         assert journey is not None
+        if said_no_on_the_road:
+            scene.consent(given=False)
+            scene.world.settle()
         grace = timedelta(minutes=scene.world.reference.clocks.arrival_grace_minutes)
         scene.world.now = journey.arrival_due + grace - timedelta(minutes=1)
         scene.world.calm_down()
@@ -635,7 +639,9 @@ def test_nobody_arrives(seeds: range) -> None:
         assert len(scene.said(ArrivalOverdue)) == 1
         step = scene.request().next_step
         assert step is not None
-        assert (step.owner, step.steps[0]) == (Role.COORDINATOR, Step.FIND_HOUSEHOLD)
+        assert (step.owner, step.owner_country, step.steps[0]) == (Role.COORDINATOR, "BE", Step.FIND_HOUSEHOLD)
+        assert step.deadline is not None
+        assert step.deadline > scene.world.now
         assert scene.claims() == [Claim.FIRM]
 
 

@@ -195,6 +195,9 @@ def next_step(request: Request, context: Context) -> NextStepSet:
             deadline=deadline,
         )
 
+    # They said no while on the road or in the house. Nobody is kept anywhere against their will.
+    unwilling = () if request.has_consent(ConsentScope.PLACEMENT, host) else (Step.FIND_ALTERNATIVE,)
+
     match request.stage:
         case Stage.OPENED | Stage.SHORTLISTED:
             return is_next(Role.SYSTEM, "", Step.WAIT_FOR_HOLD)
@@ -221,18 +224,22 @@ def next_step(request: Request, context: Context) -> NextStepSet:
             if not request.has_consent(ConsentScope.TRANSPORT, host):
                 return _consent_next(request, is_next, origin)
             return is_next(Role.COORDINATOR, origin, Step.RECORD_DEPARTURE, deadline=request.journey.arrival_due)
-        case Stage.DEPARTED | Stage.ARRIVED | Stage.ASTRAY if not request.has_consent(ConsentScope.PLACEMENT, host):
-            # They said no while on the road or in the house. Nobody is kept anywhere against their will.
-            ends = Step.RECORD_ARRIVAL if request.stage is Stage.DEPARTED else Step.END_PLACEMENT
-            return is_next(Role.COORDINATOR, origin, Step.FIND_ALTERNATIVE, ends)
         case Stage.DEPARTED if request.overdue:
-            return is_next(Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL)
+            return is_next(Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL, *unwilling)
         case Stage.DEPARTED:
             assert request.journey is not None
+            # Whoever owns it, and whatever they said meanwhile: when they should be there, they are missing.
             grace = timedelta(minutes=context.facts.reference.clocks.arrival_grace_minutes)
-            return is_next(Role.SHELTER, host, Step.RECORD_ARRIVAL, deadline=request.journey.arrival_due + grace)
+            missing_from = request.journey.arrival_due + grace
+            if unwilling:
+                return is_next(Role.COORDINATOR, origin, *unwilling, Step.RECORD_ARRIVAL, deadline=missing_from)
+            return is_next(Role.SHELTER, host, Step.RECORD_ARRIVAL, deadline=missing_from)
         case Stage.ASTRAY:
-            return is_next(Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL, Step.END_PLACEMENT)
+            return is_next(
+                Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL, Step.END_PLACEMENT, *unwilling
+            )
+        case Stage.ARRIVED if unwilling:
+            return is_next(Role.COORDINATOR, origin, *unwilling, Step.END_PLACEMENT)
         case Stage.ARRIVED:
             review = context.now + timedelta(days=context.facts.reference.clocks.stay_review_days)
             return is_next(Role.SHELTER, host, Step.END_PLACEMENT, deadline=review)
