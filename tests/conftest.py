@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from events.log.store import EventLog
 from events.log.engines import postgresql_engine, sqlite_engine
+from events.log.store import EventLog
 
 GIVEN_URL = "HAVEN_TEST_POSTGRES_URL"
 WITHOUT_POSTGRESQL = f"no PostgreSQL: install the development dependencies, or set {GIVEN_URL}"

@@ -11,10 +11,10 @@ from sqlalchemy.exc import OperationalError
 
 from events.envelope import Event
 from events.log import follower as follower_module
+from events.log.engines import sqlite_engine
 from events.log.follower import TRIES, Follower
 from events.log.inbox import Consumer, ParkReason
 from events.log.store import EventLog, Writing
-from events.log.engines import sqlite_engine
 from tests.events.drafts import NOON, a_draft, drafts, put_newer_event
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from events.envelope import Event, UnreadableEvent
 from events.log import inbox
+from events.log.engines import sqlite_engine
 from events.log.inbox import Consumer, Delivery, ParkReason
 from events.log.store import EventLog, Writing
-from events.log.engines import sqlite_engine
 from tests.events.drafts import a_draft, an_event
 
 handled_by_hand = sa.Table(

@@ -17,8 +17,24 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.sealing import ALGORITHM, BLOCK, MAX_CHARACTERS, KeyDestroyed, KeyFileMismatch, KeyStore, SealBroken, SealContext, TextRefused, Unreadable, UnreadableReason, _from_base64url, _to_base64url, _unambiguous, key_store_engine
 from events.key_file import KeyEncryptionKeys, KeyFileRefused, SealingError, load_or_create_key_file, rotate_key_file
+from events.sealing import (
+    ALGORITHM,
+    BLOCK,
+    MAX_CHARACTERS,
+    KeyDestroyed,
+    KeyFileMismatch,
+    KeyStore,
+    SealBroken,
+    SealContext,
+    TextRefused,
+    Unreadable,
+    UnreadableReason,
+    _from_base64url,
+    _to_base64url,
+    _unambiguous,
+    key_store_engine,
+)
 from events.vocabulary import Sealed, SealedField
 
 SUBJECT = "req-1"

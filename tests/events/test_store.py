@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from events.envelope import Event, UnreadableEvent, encode
-from events.log.store import ANY_VERSION, NO_STREAM, DuplicateEvent, EventLog, Exact, NestedWrite, StreamConflict
-from events.log.schema import metadata
 from events.log.engines import postgresql_engine, sqlite_engine
+from events.log.schema import metadata
+from events.log.store import ANY_VERSION, NO_STREAM, DuplicateEvent, EventLog, Exact, NestedWrite, StreamConflict
 from tests.events.drafts import a_draft, drafts, put_newer_event
 
 
