@@ -77,6 +77,10 @@ _SET_TIMER = sa.text(
     "INSERT INTO timers (stream, due_at) VALUES (:stream, :due_at) "
     "ON CONFLICT (stream) DO UPDATE SET due_at = excluded.due_at"
 )
+_WAKE = sa.text(
+    "INSERT INTO timers (stream, due_at) VALUES (:stream, :due_at) ON CONFLICT (stream) DO UPDATE SET due_at = "
+    "CASE WHEN timers.due_at < excluded.due_at THEN timers.due_at ELSE excluded.due_at END"
+)
 _CLEAR_TIMER = sa.text("DELETE FROM timers WHERE stream = :stream")
 _DUE = sa.text("SELECT stream FROM timers WHERE due_at <= :now ORDER BY due_at, stream LIMIT :limit")
 _NEXT = sa.text("SELECT min(due_at) FROM timers")
@@ -193,7 +197,8 @@ class DeciderRunner(Generic[S]):
             except Exception as failure:  # noqa: BLE001 - whatever one stream does, the other timers must go on
                 logger.error("timer failed stream=%s error=%s", stream, type(failure).__name__)
                 with self.log.writing() as tx:
-                    self.wake(tx, stream, now + UNEXPECTED_PAUSE)
+                    later = {"stream": stream, "due_at": timestamp(now + UNEXPECTED_PAUSE)}
+                    tx.connection.execute(_SET_TIMER, later)
         return bool(streams)
 
     def _let_time_pass(self, stream: str, now: datetime, facts: Callable[[Writing], Any]) -> None:
@@ -223,8 +228,8 @@ class DeciderRunner(Generic[S]):
         return datetime.fromisoformat(due_at) if due_at else None
 
     def wake(self, tx: Writing, stream: str, now: datetime) -> None:
-        """Makes the stream due now: something it waits for may have happened."""
-        tx.connection.execute(_SET_TIMER, {"stream": stream, "due_at": timestamp(now)})
+        """Makes the stream due by `now`, or earlier if it is already: something it waits for may have happened."""
+        tx.connection.execute(_WAKE, {"stream": stream, "due_at": timestamp(now)})
 
     def _load(self, tx: Writing, stream: str) -> tuple[int, S]:
         with self._guard:

@@ -14,7 +14,7 @@ from datetime import datetime
 import msgspec
 
 from events.placement import Candidate, Preference, Rejection, RelocationRequestOpened, Rule, ShortlistDrawn
-from events.vocabulary import Freshness, Group, Household, Track, UnitProfile, Urgency
+from events.vocabulary import Freshness, Group, Household, Need, Track, UnitProfile, Urgency
 from reference import Reference
 
 RULESET = "2026-11"
@@ -36,16 +36,15 @@ class Search:
     """One household's question to the rules, worked out once for all units."""
 
     request: RelocationRequestOpened
-    now: datetime
-    reference: Reference
+    beds: int
+    minor: bool
     tried: AbstractSet[str]
     refused_countries: AbstractSet[str]
     zones: AbstractSet[str]
-    groups: AbstractSet[Group]
-
-    @property
-    def household(self) -> Household:
-        return self.request.household
+    night_in: AbstractSet[str]
+    """Countries where it is night by their own clock."""
+    groups: frozenset[Group]
+    needs: frozenset[Need]
 
 
 def excluded_codes(request: RelocationRequestOpened, reference: Reference) -> frozenset[str]:
@@ -83,15 +82,15 @@ def outside_danger_zones(search: Search, unit: UnitFacts) -> bool:
 
 def child_track_for_presumed_minors(search: Search, unit: UnitFacts) -> bool:
     """Directive 2011/36/EU art. 13(2): a presumed minor is a child at once."""
-    return not search.household.is_headed_by_minor or unit.profile.track is Track.CHILD
+    return not search.minor or unit.profile.track is Track.CHILD
 
 
 def adult_track_for_adults(search: Search, unit: UnitFacts) -> bool:
-    return search.household.is_headed_by_minor or unit.profile.track is Track.ADULT
+    return search.minor or unit.profile.track is Track.ADULT
 
 
 def accepts_household(search: Search, unit: UnitFacts) -> bool:
-    return search.groups <= set(unit.profile.accepts)
+    return search.groups.issubset(unit.profile.accepts)
 
 
 def country_not_refused(search: Search, unit: UnitFacts) -> bool:
@@ -99,7 +98,7 @@ def country_not_refused(search: Search, unit: UnitFacts) -> bool:
 
 
 def meets_needs(search: Search, unit: UnitFacts) -> bool:
-    return set(search.request.needs) <= set(unit.profile.supports)
+    return search.needs.issubset(unit.profile.supports)
 
 
 def capacity_is_known(_search: Search, unit: UnitFacts) -> bool:
@@ -108,15 +107,14 @@ def capacity_is_known(_search: Search, unit: UnitFacts) -> bool:
 
 def keeps_household_together(search: Search, unit: UnitFacts) -> bool:
     """One unit takes them all, or it is not asked."""
-    return unit.free >= search.household.beds
+    return unit.free >= search.beds
 
 
 def open_now(search: Search, unit: UnitFacts) -> bool:
     """An urgent household cannot wait for the morning; the hour is that of the unit's own country."""
     if search.request.urgency is not Urgency.URGENT or unit.profile.open_at_night:
         return True
-    hour = search.reference.country(unit.profile.country).local_time(search.now).hour
-    return NIGHT_ENDS <= hour < NIGHT_BEGINS
+    return unit.profile.country not in search.night_in
 
 
 def not_tried_before(search: Search, unit: UnitFacts) -> bool:
@@ -153,11 +151,11 @@ def languages_missing(search: Search, unit: UnitFacts) -> int:
 
 def support_not_needed(search: Search, unit: UnitFacts) -> int:
     """Special support this household would use up without needing it."""
-    return len(set(unit.profile.supports) - set(search.request.needs))
+    return len(set(unit.profile.supports) - search.needs)
 
 
 def beds_left_over(search: Search, unit: UnitFacts) -> int:
-    return unit.free - search.household.beds
+    return unit.free - search.beds
 
 
 def lottery_number(search: Search, unit: UnitFacts) -> int:
@@ -193,12 +191,18 @@ def draw_shortlist(
     """Ranks the units that every hard rule allows and names, for each of the others, every rule it fails."""
     search = Search(
         request=request,
-        now=now,
-        reference=reference,
+        beds=request.household.beds,
+        minor=request.household.is_headed_by_minor,
         tried=tried,
         refused_countries=refused_countries,
         zones=excluded_codes(request, reference),
+        night_in={
+            code
+            for code, country in reference.countries.items()
+            if not NIGHT_ENDS <= country.local_time(now).hour < NIGHT_BEGINS
+        },
         groups=groups_of(request.household),
+        needs=frozenset(request.needs),
     )
     facts = sorted(units, key=lambda unit: unit.profile.unit_id)
     ranked: list[tuple[tuple[int, ...], UnitFacts]] = []
