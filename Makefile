@@ -23,7 +23,7 @@ demo: $(VENV)/haven.stamp ## Play one cross-border relocation through the real H
 
 test: $(VENV)/haven.stamp ## Run all tests (ARGS="-k hold" passes options to pytest)
 	@echo "haven: running the tests"
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/haven.stamp ## Check format, lint, types, spelling and architecture
 	@echo "haven: format"

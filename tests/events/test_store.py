@@ -583,7 +583,7 @@ def test_connections_that_died_in_the_pool_are_replaced_unnoticed(postgresql_log
 def test_a_writer_that_hangs_elsewhere_does_not_hang_us_for_ever(
     postgresql_log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.log.store.LOCK_SECONDS", 1)
+    monkeypatch.setattr("events.log.engines.LOCK_SECONDS", 1)
     impatient = as_another_process(postgresql_log)
     with postgresql_log.writing(), pytest.raises(OperationalError, match="lock timeout"):
         impatient.append(drafts(1), NO_STREAM)
