@@ -131,6 +131,7 @@ def simulate(
 ) -> None:
     """Try Haven out on a synthetic year, or on everything that can go wrong at once."""
     from simulation.invariants import InvariantViolated
+    from simulation.year import UnexpectedAnswer, run_year
 
     try:
         if steps:
@@ -138,10 +139,8 @@ def simulate(
 
             typer.echo("\n".join(run_worlds(range(seed, seed + seeds), steps).lines()))
         else:
-            from simulation.year import run_year
-
             run_year(seed, cases, typer.echo)
-    except InvariantViolated as violated:
+    except (InvariantViolated, UnexpectedAnswer) as violated:
         raise _fail("\n".join([str(violated), *getattr(violated, "__notes__", [])])) from None
 
 
