@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from bench.row import Row, percentile
 from events.vocabulary import Freshness
 from services.config import Settings
+from services.gateway.read_model import AVAILABILITY
 from services.node import Node
 from simulation.inventory import synthetic_inventory
 
@@ -54,7 +55,7 @@ def measure() -> list[Row]:
 def _rows(node: Node, port: int) -> list[Row]:
     while node.ready():
         time.sleep(0.05)
-    assert any(unit["freshness"] == Freshness.FRESH for unit in node.core.read_model.units())
+    assert any(unit["freshness"] == Freshness.FRESH for unit in node.core.read_model.units([AVAILABILITY]))
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     token = _token(node, connection)
     held, acknowledged, hops = [], [], []

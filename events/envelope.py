@@ -1,7 +1,7 @@
 """The envelope every event travels in, and its one encoding.
 
-One event is one JSON document, kept whole in the log: what is stored is what was said. On the wire the attributes become
-CloudEvents 1.0 headers and `data` the body (`cloud_event_headers`).
+One event is one JSON document, kept whole in the log: what is stored is what was said. `events/kafka/wire.py` says how it
+travels.
 """
 
 from datetime import datetime
@@ -122,19 +122,3 @@ def derived_id(cause: str, *parts: object) -> str:
 def system_actor(service: str) -> Actor:
     """The process itself: timers and follow-ups act under this name, never under a person's."""
     return Actor(person=f"haven.{service}", role=Role.SYSTEM, organisation=f"haven.{service}")
-
-
-def cloud_event_headers(event: Event) -> dict[str, str]:
-    """CloudEvents 1.0 attributes in Kafka binary mode (`ce_*`), with our extensions."""
-    return {
-        "ce_specversion": "1.0",
-        "ce_id": event.id,
-        "ce_source": f"/haven/{event.source}",
-        "ce_type": type_of(event),
-        "ce_subject": event.stream,
-        "ce_time": event.time.isoformat().replace("+00:00", "Z"),
-        "ce_streamversion": str(event.version),
-        "ce_correlationid": event.correlation_id,
-        "ce_causationid": event.causation_id,
-        "content-type": "application/json",
-    }

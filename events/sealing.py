@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from events.key_file import KEY_BYTES, KeyEncryptionKeys, RandomBytes, SealingError
+from events.log.engines import postgresql_engine
 from events.vocabulary import Sealed, SealedField
 
 ALGORITHM = "aes-256-gcm.pad64.v1"
@@ -299,12 +300,13 @@ class KeyStore:
             raise KeyFileMismatch(row.key_id, row.wrapped_by) from None
 
 
-def key_store_engine(url: str) -> sa.Engine:
-    """An engine for a KeyStore on `sqlite:///path/keys.db`, `sqlite://` (in memory, one thread) or PostgreSQL."""
+def key_store_engine(url: str | sa.URL, schema: str | None = None) -> sa.Engine:
+    """An engine for a KeyStore on `sqlite:///path/keys.db`, `sqlite://` (in memory, one thread) or PostgreSQL, there in
+    `schema` or wherever the role's own search path leads."""
     # hide_parameters: SQLAlchemy would print wrapped keys in its errors and logs.
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, hide_parameters=True)
+        return postgresql_engine(parsed, schema)
     if parsed.database not in (None, "", ":memory:"):
         Path(parsed.database).touch(mode=0o600)
         engine = sa.create_engine(parsed, hide_parameters=True, connect_args={"timeout": 30})

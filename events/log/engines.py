@@ -1,11 +1,11 @@
-"""Engines with the settings the log's promises need."""
+"""Engines with the settings the log's promises need, and what counts as the database's own trouble."""
 
 import select
 
 import sqlalchemy as sa
 
 LOCK_SECONDS = 30
-"""How long a writer waits for another process's transaction before it gives up with an OperationalError."""
+"""How long a writer on SQLite waits for another process's transaction before it gives up with an OperationalError."""
 
 
 def sqlite_engine(path: str) -> sa.Engine:
@@ -42,23 +42,95 @@ def sqlite_engine(path: str) -> sa.Engine:
     return engine
 
 
-def postgresql_engine(url: str) -> sa.Engine:
-    """An engine on PostgreSQL; a dead connection is noticed before it is used, a hung writer after `LOCK_SECONDS`."""
+ANSWER_SECONDS = 10
+"""How long PostgreSQL may say nothing: a server at work answers or gives up within its role's limit of five seconds."""
+
+
+def postgresql_engine(
+    url: str | sa.URL, schema: str | None = None, answer_within: float | None = ANSWER_SECONDS
+) -> sa.Engine:
+    """An engine on PostgreSQL, in `schema` or wherever the role's own search path leads.
+
+    How long a statement, a lock and an idle transaction may last is said by the server, per role
+    (deploy/postgres/roles.sql). A dead connection is noticed before it is used, a dead network within 20 seconds, a server
+    that is frozen after `answer_within` seconds; None waits for ever, for work that nobody waits for.
+    """
+    url = sa.make_url(url)
+    options = [str(url.query["options"])] if "options" in url.query else []
+    options += [f"-c search_path={schema}"] if schema else []
     engine = sa.create_engine(
         url,
-        connect_args={"options": f"-c lock_timeout={LOCK_SECONDS}s"},
+        connect_args={
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+            **({"options": " ".join(options)} if options else {}),
+        },
         # Under a stricter level the snapshot would be older than the lock, and every decision would be about the past.
         isolation_level="READ COMMITTED",
         pool_size=8,
-        max_overflow=64,
+        max_overflow=8,
+        pool_timeout=5,
         hide_parameters=True,
     )
 
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(_dialect, _record, arguments, named):  # type: ignore[no-untyped-def]
+        # Here and not at the top: the embedded node never loads the driver.
+        from events.log.impatience import ImpatientConnection  # noqa: PLC0415
+
+        connection = ImpatientConnection.connect(*arguments, **named)
+        connection.answer_within = answer_within
+        return connection
+
     @sa.event.listens_for(engine, "checkout")
-    def _refuse_dead(connection, _record, _proxy):  # type: ignore[no-untyped-def]
+    def _refuse_dead(connection, record, _proxy):  # type: ignore[no-untyped-def]
         # A server that went away leaves its farewell unread on the socket. Looking there costs a microsecond; the pool's
-        # own ping costs a round trip, a third of an append.
-        if connection.closed or select.select([connection], [], [], 0)[0]:
+        # own ping costs a round trip, a third of an append. (`poll`: `select` fails for the 1024th open file.)
+        if "used" in record.info and (connection.closed or _has_something_to_say(connection.fileno())):
             raise sa.exc.DisconnectionError
+        record.info["used"] = True
 
     return engine
+
+
+def lift_time_limit(connection: sa.Connection) -> None:
+    """Lets the statements of this transaction take as long as they need: for a rebuild, never while somebody waits."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.connection.driver_connection.answer_within = None  # type: ignore[union-attr]
+        connection.detach()  # never back into the pool: its next user is in a hurry
+
+
+def _has_something_to_say(file_descriptor: int) -> bool:
+    look = select.poll()
+    look.register(file_descriptor, select.POLLIN)
+    return bool(look.poll(0))
+
+
+_TROUBLE_CLASSES = ("08", "28", "3D", "3F", "40", "53", "57", "58", "XX")
+_TROUBLE_STATES = ("25006", "25P03", "25P04", "42501", "42703", "42P01", "55006", "55P03")
+
+
+def is_database_trouble(failure: BaseException) -> bool:
+    """Whether the database failed, not what was asked of it: nobody is to blame an event or a client for it, and the same
+    try may succeed later. After it a commit is in doubt: it may have taken place.
+
+    By SQLSTATE (PostgreSQL manual, appendix A): connection and authorisation (08, 28), a database or schema that is not
+    there (3D, 3F), serialisation and deadlock (40), out of disk, memory or connections (53), shutdown and cancelled by a
+    time limit (57), input and output (58), corruption (XX); read-only after a failover (25006), idle or whole transaction
+    over its limit (25P03, 25P04), locked (55P03, 55006), and a right, column or table that is missing (42501, 42703, 42P01):
+    the database was not migrated. Whatever is left (an index entry too long, a value out of range) is the input's fault.
+    """
+    if isinstance(failure, sa.exc.TimeoutError | sa.exc.DisconnectionError):
+        return True  # of the pool: all connections are in use, or dead
+    if not isinstance(failure, sa.exc.DBAPIError):
+        return False
+    state = getattr(failure.orig, "sqlstate", None)
+    if state is not None:
+        return state.startswith(_TROUBLE_CLASSES) or state in _TROUBLE_STATES
+    # No state: SQLite, or a connection that could not be made or broke. A plain DatabaseError is SQLite's word for a file
+    # that is damaged.
+    return isinstance(failure, sa.exc.OperationalError | sa.exc.InterfaceError) or type(failure) is sa.exc.DatabaseError

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy.exc import OperationalError
-
+from events.log.engines import is_database_trouble
 from events.log.inbox import Consumer
 from events.log.store import EventLog
 
@@ -105,9 +104,10 @@ class Follower:
             try:
                 self.consumer.deliver(incoming, position)
                 self._failures.pop(source, None)
-            except OperationalError:
-                raise  # the database's trouble (disk, connection), not this event's: nothing to park
-            except Exception as failure:  # noqa: BLE001 - after a few tries it is parked, so that other streams go on
+            except Exception as failure:
+                if is_database_trouble(failure):
+                    raise  # not this event's fault: nothing to park
+                # After a few tries it is parked, so that other streams go on.
                 failures = self._failures[source] = self._failures.get(source, 0) + 1
                 logger.error(
                     "handling failed consumer=%s event=%s try=%d error=%s",

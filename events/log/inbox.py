@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
 
 from events.envelope import Event, UnreadableEvent, decode, encode
+from events.log.engines import is_database_trouble
 from events.log.schema import cursors, inbox, parked
 from events.log.store import EventLog, Writing
 
@@ -63,7 +63,8 @@ _REMEMBER = sa.text(
 _CURSOR = sa.text("SELECT position, event_id FROM cursors WHERE consumer = :consumer AND source = :source")
 _MOVE_CURSOR = sa.text(
     "INSERT INTO cursors (consumer, source, position, event_id) VALUES (:consumer, :source, :position, :event_id) "
-    "ON CONFLICT (consumer, source) DO UPDATE SET position = excluded.position, event_id = excluded.event_id"
+    "ON CONFLICT (consumer, source) DO UPDATE SET position = excluded.position, event_id = excluded.event_id "
+    "WHERE cursors.position < excluded.position"
 )
 _PARK = sa.text(
     "INSERT INTO parked (consumer, source, stream, version, reason, record) "
@@ -90,13 +91,15 @@ class Consumer:
     """One named reader of other logs, with what it does about each event.
 
     `handle` runs inside the write transaction of the consumer's own log and must do everything through it. Exceptions
-    roll everything back, the memory of having seen the event included.
+    roll everything back, the memory of having seen the event included. `on_parked` is told, in that transaction, of every
+    event that is set aside.
     """
 
     def __init__(self, name: str, log: EventLog, handle: Callable[[Writing, Event], None]) -> None:
         self.name = name
         self.log = log
         self.handle = handle
+        self.on_parked: Callable[[Writing, Incoming, ParkReason], None] = lambda _tx, _incoming, _reason: None
 
     def position(self, source: str) -> int:
         """Where this consumer stands in `source`'s log, when it follows by position."""
@@ -115,19 +118,23 @@ class Consumer:
     def deliver_batch(self, batch: Sequence[tuple[int | None, Incoming]]) -> list[Delivery]:
         """Handles a run of events of one source in one transaction: all of them count, or none."""
         with self.log.writing() as tx:
-            deliveries = [self._take(tx, incoming) for _, incoming in batch]
+            deliveries = [self.take(tx, incoming) for _, incoming in batch]
             position, last = batch[-1]
             if position is not None:
-                self._move_cursor(tx, last, position)
+                self.move_cursor(tx, last.source, position, last.id)
         return deliveries
 
     def park_failed(self, incoming: Incoming, position: int | None = None) -> None:
         """Sets an event aside whose handling keeps failing, so that other streams go on."""
         with self.log.writing() as tx:
-            if incoming.version > self._last(tx, incoming.source, incoming.stream):
-                self._park(tx, incoming, ParkReason.FAILED)
+            self.set_aside(tx, incoming)
             if position is not None:
-                self._move_cursor(tx, incoming, position)
+                self.move_cursor(tx, incoming.source, position, incoming.id)
+
+    def set_aside(self, tx: Writing, incoming: Incoming) -> None:
+        """Parks an event as failed, unless somebody has handled it since."""
+        if incoming.version > self._last(tx, incoming.source, incoming.stream):
+            self._park(tx, incoming, ParkReason.FAILED)
 
     def forget(self, tx: Writing) -> None:
         """Starts over: for a consumer whose every effect is dropped in the same transaction and built again."""
@@ -145,15 +152,18 @@ class Consumer:
         handled = 0
         for source, stream in sorted({(p.source, p.stream) for p in self.parked()}):
             try:
-                while self._retry_first(source, stream):
+                while self.retry_next(source, stream):
                     handled += 1
-            except OperationalError:
-                raise  # the database's trouble, not this stream's
-            except Exception as failure:  # noqa: BLE001 - it stays parked; the other streams have their turn
+            except Exception as failure:
+                if is_database_trouble(failure):
+                    raise
+                # It stays parked; the other streams have their turn.
                 logger.error("still failing consumer=%s stream=%s error=%s", self.name, stream, type(failure).__name__)
         return handled
 
-    def _retry_first(self, source: str, stream: str) -> bool:
+    def retry_next(self, source: str, stream: str) -> bool:
+        """Takes up the first parked event of one stream; False when there is none whose turn it is. Raises what handling
+        it raised."""
         with self.log.writing() as tx:
             event = self._first_parked_that_is_next(tx, source, stream)
             if event is None:
@@ -161,13 +171,15 @@ class Consumer:
             self._take_up(tx, event)
         return True
 
-    def _move_cursor(self, tx: Writing, last: Incoming, position: int) -> None:
+    def move_cursor(self, tx: Writing, source: str, position: int, event_id: str) -> None:
+        """Remembers having taken everything of `source` up to `position`; never back, so a straggler's word is void."""
         tx.connection.execute(
             _MOVE_CURSOR,
-            {"consumer": self.name, "source": last.source, "position": position, "event_id": last.id},
+            {"consumer": self.name, "source": source, "position": position, "event_id": event_id},
         )
 
-    def _take(self, tx: Writing, incoming: Incoming) -> Delivery:
+    def take(self, tx: Writing, incoming: Incoming) -> Delivery:
+        """Handles one event in the caller's transaction: once, in the order of its stream, or not yet."""
         last, last_id = self._memory(tx, incoming.source, incoming.stream)
         if incoming.version == last and incoming.id != last_id:
             self._park(tx, incoming, ParkReason.FORKED)
@@ -202,10 +214,12 @@ class Consumer:
             try:
                 with tx.attempt():
                     self._take_up(tx, event)
-            except OperationalError:
-                raise  # the database's trouble, not this event's
-            except Exception:  # noqa: BLE001 - whatever it is, the events before it were handled and stay so
+            except Exception as failure:
+                if is_database_trouble(failure):
+                    raise
+                # Whatever it is, the events before it were handled and stay so.
                 tx.connection.execute(_MARK_FAILED, self._key(source, stream) | {"version": event.version})
+                self.on_parked(tx, event, ParkReason.FAILED)
                 return
 
     def _take_up(self, tx: Writing, event: Event) -> None:
@@ -246,3 +260,4 @@ class Consumer:
                 "record": incoming.record if isinstance(incoming, UnreadableEvent) else encode(incoming),
             },
         )
+        self.on_parked(tx, incoming, reason)

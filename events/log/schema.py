@@ -1,4 +1,7 @@
-"""The tables of a service's own database: its log, and what it remembers of the logs it follows."""
+"""The tables of a service's own database: its log, and what it remembers of the logs it follows.
+
+A service either makes its tables itself (embedded), or finds those that `haven migrate` made and checks their version.
+"""
 
 import sqlalchemy as sa
 
@@ -65,3 +68,47 @@ APPEND_ONLY_SQLITE = """
     CREATE TRIGGER IF NOT EXISTS events_are_never_{change}d BEFORE {change} ON events
     BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END
 """
+
+
+class SchemaMismatch(Exception):
+    """The tables are not those this release works with. The process must not start; the message says what to do.
+
+    SchemaMismatch
+     +-- SchemaMissing    there are none, or this role may not see them
+     +-- SchemaOutdated   of an earlier release
+     +-- SchemaNewer      of a later release
+    """
+
+
+class SchemaMissing(SchemaMismatch):
+    def __init__(self, schema: str) -> None:
+        super().__init__(f"schema {schema} has no tables of Haven for this role; run `haven migrate`")
+
+
+class SchemaOutdated(SchemaMismatch):
+    def __init__(self, schema: str, found: int, wanted: int) -> None:
+        super().__init__(f"schema {schema} is at version {found}, this release needs {wanted}; run `haven migrate`")
+
+
+class SchemaNewer(SchemaMismatch):
+    def __init__(self, schema: str, found: int, wanted: int) -> None:
+        super().__init__(
+            f"schema {schema} is at version {found}, this release knows {wanted}: it is older than the database; "
+            "upgrade Haven"
+        )
+
+
+def verify_version(engine: sa.Engine, wanted: int) -> None:
+    """Checks that `haven migrate` brought the schema an engine works in to version `wanted`; needs no right but to read.
+    Raises SchemaMissing, SchemaOutdated or SchemaNewer."""
+    with engine.connect() as connection:
+        schema, table = connection.exec_driver_sql(
+            "SELECT coalesce(current_schema(), ''), to_regclass('schema_version')"
+        ).one()
+        found = connection.scalar(sa.text("SELECT max(version) FROM schema_version")) if table else None
+    if found is None:
+        raise SchemaMissing(schema)
+    if found < wanted:
+        raise SchemaOutdated(schema, found, wanted)
+    if found > wanted:
+        raise SchemaNewer(schema, found, wanted)

@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from events.envelope import Event, UnreadableEvent, decode, decode_many, encode, type_of
-from events.log.schema import APPEND_ONLY_SQLITE, metadata
+from events.log.engines import is_database_trouble
+from events.log.schema import APPEND_ONLY_SQLITE, metadata, verify_version
 
 _INSERT_SQLITE = "INSERT INTO events (id, stream, version, type, record) VALUES (?, ?, ?, ?, ?)"
 # Binary (%b) arrays: as text, psycopg escapes every quote of every document in Python, four times the cost of it all.
@@ -156,12 +157,15 @@ _HEAD = sa.text("SELECT coalesce(max(position), 0) FROM events")
 class EventLog:
     """The log of one service and the transaction everything of that service commits in.
 
-    `source` names the service; it is also the key of the advisory lock on PostgreSQL. Safe for use from many threads.
+    `source` names the service; it is also the key of the advisory lock on PostgreSQL. `migrated_to` is the schema version
+    this release needs where `haven migrate` makes the tables; without it the log makes its own. Safe for use from many
+    threads.
     """
 
-    def __init__(self, engine: sa.Engine, source: str) -> None:
+    def __init__(self, engine: sa.Engine, source: str, migrated_to: int | None = None) -> None:
         self.engine = engine
         self.source = source
+        self._migrated_to = migrated_to
         self._on_sqlite = engine.dialect.name == "sqlite"
         self._lock_key = zlib.crc32(source.encode())
         self._write_engine = engine.execution_options(haven_writes=True)
@@ -176,7 +180,11 @@ class EventLog:
         """Called after every commit in this process: a hint to look, never the truth."""
 
     def create_schema(self, *extra: sa.MetaData) -> None:
-        """Creates what is missing; needs the owner's rights on PostgreSQL."""
+        """Creates what is missing; needs the owner's rights on PostgreSQL. Where `haven migrate` makes the tables it only
+        checks that they are of this release, and raises SchemaMismatch if not."""
+        if self._migrated_to is not None:
+            self.verify_schema(self._migrated_to)
+            return
         with self.writing() as tx:
             for tables in (metadata, *extra):
                 tables.create_all(tx.connection)
@@ -184,17 +192,9 @@ class EventLog:
                 for change in ("UPDATE", "DELETE"):
                     tx.connection.exec_driver_sql(APPEND_ONLY_SQLITE.format(change=change))
 
-    def grant_service_role(self, role: str) -> None:
-        """PostgreSQL: gives `role` what the service may do. History can be added to and read, never changed."""
-        quote = self.engine.dialect.identifier_preparer.quote
-        with self.engine.begin() as connection:
-            tables = set(sa.inspect(connection).get_table_names())
-            connection.exec_driver_sql(f"REVOKE ALL ON events FROM {quote(role)}, PUBLIC")
-            # Column by column, without the position: OVERRIDING SYSTEM VALUE could put an event into the past.
-            columns = "id, stream, version, type, record"
-            connection.exec_driver_sql(f"GRANT SELECT, INSERT ({columns}) ON events TO {quote(role)}")
-            for table in sorted(tables - {"events"}):
-                connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {quote(table)} TO {quote(role)}")
+    def verify_schema(self, version: int) -> None:
+        """Raises SchemaMismatch unless `haven migrate` brought this log's schema to `version`. Needs no right but to read."""
+        verify_version(self.engine, version)
 
     @contextmanager
     def writing(self) -> Iterator[Writing]:
@@ -278,7 +278,7 @@ class EventLog:
                     current = tx.stream_versions(draft.stream for one in group for draft in one.drafts)
                     appended = self._append_all(tx.connection, group, current)
         except Exception as refused:  # noqa: BLE001 - raised again in the thread of the append it belongs to
-            if len(group) == 1 or isinstance(refused, OperationalError):
+            if len(group) == 1 or is_database_trouble(refused):
                 # A connection that breaks at COMMIT leaves open whether it took place: a second try could tell somebody
                 # that their event was refused when it is in the log.
                 for one in group:

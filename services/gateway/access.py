@@ -33,7 +33,7 @@ def actor_of(principal: Principal) -> Actor:
 
 
 def parties(principal: Principal) -> list[str]:
-    """The names under which a request may be known to this principal."""
+    """The names under which a request, a unit or the trail may be known to this principal."""
     match principal.role:
         case Role.REFERRER:
             return [f"referrer:{principal.organisation}"]
@@ -45,6 +45,8 @@ def parties(principal: Principal) -> list[str]:
             return [f"guardian:{principal.country}"]
         case Role.ESCORT:
             return [f"escort:{principal.person}"]
+        case Role.AUDITOR:
+            return ["auditor"]  # of the trail; no request is known under this name
         case _:
             return []
 

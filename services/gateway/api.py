@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from events.log.engines import is_database_trouble
 from events.sealing import KeyDestroyed
 from services.gateway import audit_routes, capacity_routes, problems, request_routes, stream
 from services.gateway.key_set import KeysUnavailable
@@ -127,6 +128,8 @@ def _erased(_error: KeyDestroyed) -> Response:
 
 
 def _unavailable(error: SQLAlchemyError) -> Response:
+    if not is_database_trouble(error):
+        return _unexpected(error)
     logger.error("database unavailable error=%s", type(getattr(error, "orig", None) or error).__name__)
     return problems.Problem(
         503,

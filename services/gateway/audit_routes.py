@@ -13,6 +13,7 @@ from events.placement import DisclosureGranted
 from events.sealing import SealContext, Unreadable
 from events.vocabulary import ReadPurpose, Role, Sealed, SealedField, Stage, Verb
 from services.gateway import bodies, problems
+from services.gateway.access import parties
 from services.gateway.paging import CursorNumber, CursorText, page_size, read_cursor, write_cursor
 from services.gateway.principals import Scope
 from services.gateway.read_model import Json, TrailPosition, TrailQuery, trail_position
@@ -135,7 +136,7 @@ def read_trail(call: Call) -> Response:
         raise problems.bad_field("until", "after since")
     limit = page_size(call)
     after: TrailPosition | None = read_cursor(call, tuple[CursorText, CursorNumber, CursorText, CursorNumber])
-    entries = call.gateway.read_model.trail(query, after, limit + 1)
+    entries = call.gateway.read_model.trail(query, after, limit + 1, parties(call.principal))
     page, more = entries[:limit], len(entries) > limit
     call.gateway.note_read(call.principal, "trail", [query.case_id] if query.case_id else (), purpose)
     headers = {}

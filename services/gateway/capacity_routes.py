@@ -12,9 +12,9 @@ from events.envelope import Contract
 from events.gateway import ConfirmCapacity, ReportCapacity
 from events.vocabulary import Freshness, Role
 from services.gateway import bodies, problems
-from services.gateway.access import may_see_shelter
+from services.gateway.access import may_see_shelter, parties
 from services.gateway.principals import Scope
-from services.gateway.read_model import Json
+from services.gateway.read_model import AVAILABILITY, Json
 from services.gateway.routing import PREFIX, Call, answer, received, rule
 
 _REVISION = re.compile(r'\A"(\d{1,9})"\Z')
@@ -24,7 +24,7 @@ _CERTAIN = (Freshness.FRESH, Freshness.AGEING)
 def _unit(call: Call) -> Json:
     """The unit in the path if this principal may see it; else Problem 404."""
     shelter_id = call.path["shelter_id"]
-    for unit in call.gateway.read_model.units(shelter_id):
+    for unit in call.gateway.read_model.units(parties(call.principal), shelter_id):
         if unit["unit_id"] == call.path["unit_id"] and may_see_shelter(call.principal, shelter_id, unit["country"]):
             return unit
     raise problems.not_found()
@@ -48,7 +48,7 @@ def _shown(unit: Json) -> Response:
 def list_units(call: Call) -> Response:
     units = [
         unit
-        for unit in call.gateway.read_model.units(call.path["shelter_id"])
+        for unit in call.gateway.read_model.units(parties(call.principal), call.path["shelter_id"])
         if may_see_shelter(call.principal, unit["shelter_id"], unit["country"])
     ]
     if not units:
@@ -121,7 +121,7 @@ def confirm_capacity(call: Call) -> Response:
     shelter_id = call.path["shelter_id"]
     if not may_see_shelter(call.principal, shelter_id, None):
         raise problems.not_found()
-    own = {unit["unit_id"]: unit for unit in call.gateway.read_model.units(shelter_id)}
+    own = {unit["unit_id"]: unit for unit in call.gateway.read_model.units(parties(call.principal), shelter_id)}
     seen: tuple[bodies.UnitSeen, ...] = call.body.units
     if any(unit.unit_id not in own for unit in seen):
         raise problems.not_found()
@@ -158,7 +158,7 @@ def read_availability(call: Call) -> Response:
     rows: dict[tuple[str, str, str], Json] = defaultdict(
         lambda: {"free_certain": 0, "free_uncertain": 0, "units": 0, "units_not_reported": 0}
     )
-    for unit in call.gateway.read_model.units():
+    for unit in call.gateway.read_model.units([AVAILABILITY]):
         row = rows[unit["country"], unit["region"], unit["track"]]
         row["units"] += 1
         if unit["freshness"] == Freshness.NOT_REPORTED:

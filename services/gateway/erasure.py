@@ -18,7 +18,7 @@ class Eraser:
 
     def __init__(self, log: EventLog, keys: KeyStore) -> None:
         self.log = log
-        self._keys = keys
+        self.keys = keys
         self.consumer = Consumer("gateway.eraser", log, self.handle)
 
     def handle(self, tx: Writing, event: Event) -> None:
@@ -26,7 +26,7 @@ class Eraser:
         if not isinstance(event.data, HouseholdErased):
             return
         request_id = event.data.request_id
-        self._keys.destroy(request_id)
+        self.keys.destroy(request_id)
         # Fingerprints of what was sent go too. The order itself stays, so that repeating it is answered as before.
         ordered_by = msgspec.json.encode([event.causation_id]).decode()
         about_it = sa.and_(idempotency.c.subject == request_id, idempotency.c.command_ids != ordered_by)

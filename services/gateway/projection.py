@@ -13,6 +13,7 @@ from events import capacity as c
 from events import gateway as g
 from events import placement as p
 from events.envelope import Event, type_of
+from events.log.engines import lift_time_limit
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing
 from events.vocabulary import Verb
@@ -67,6 +68,7 @@ class Projection:
         if it had gone wrong. Interrupted, it goes on where it was, as the consumer does after any stop."""
         before = ReadModel(self.log.engine).digest()
         with self.log.writing() as tx:
+            lift_time_limit(tx.connection)
             for table in TABLES:
                 tx.connection.execute(sa.delete(table))
             self.consumer.forget(tx)

@@ -2,15 +2,21 @@
 
 Every row follows from the events of one stream alone, so the order in which the three logs are read does not matter and
 a rebuild gives the same bytes (`digest`).
+
+Every read says for whom (`parties`). On PostgreSQL the database holds it to that by row-level security, whatever the query
+asks for (services/migrations/rights.sql); SQLite has no such thing and serves one machine.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+
+from events.log.engines import lift_time_limit
 
 metadata = sa.MetaData()
 
@@ -75,7 +81,7 @@ trail_subjects = sa.Table(
     "trail_subjects",
     metadata,
     sa.Column("case_id", sa.Text, primary_key=True),
-    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("event_id", sa.Text, primary_key=True, index=True),
     comment="A read of several cases at once belongs to the trail of each of them.",
 )
 
@@ -115,13 +121,30 @@ TrailPosition = tuple[str, int, str, int]
 _TRAIL_KEY = (trail.c.moment, trail.c.source_order, trail.c.stream, trail.c.version)
 
 
+AVAILABILITY = "availability"
+"""The party under which every unit is read, for the board of free beds that shows none of them."""
+
+
 class ReadModel:
     """Queries over the gateway's tables. Who may see what is decided by the caller (`access`)."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._on_sqlite = engine.dialect.name == "sqlite"
 
-    def request(self, request_id: str, parties: Iterable[str]) -> Json | None:
+    @contextmanager
+    def as_known_to(self, parties: Iterable[str]) -> Iterator[sa.Connection]:
+        """A transaction in which no row can be read that none of `parties` may know of (not on SQLite)."""
+        names = list(parties)
+        if any("\n" in name for name in names):
+            raise ValueError("the name of a party is one line")  # the second would be a party nobody vouched for
+        with self._engine.connect() as connection:
+            if not self._on_sqlite:
+                # For this transaction only: the next reader on this connection starts with nothing.
+                connection.exec_driver_sql("SELECT set_config('haven.parties', %s, true)", ("\n".join(names),))
+            yield connection
+
+    def request(self, request_id: str, parties: Sequence[str]) -> Json | None:
         """The view of one request if one of `parties` may know of it."""
         query = (
             sa.select(requests.c.view)
@@ -129,11 +152,11 @@ class ReadModel:
             .where(requests.c.request_id == request_id, request_parties.c.party.in_(list(parties)))
             .limit(1)
         )
-        with self._engine.connect() as connection:
+        with self.as_known_to(parties) as connection:
             view = connection.scalar(query)
         return None if view is None else _decode(view)
 
-    def requests(self, parties: Iterable[str], after: tuple[str, str] | None, limit: int) -> list[Json]:
+    def requests(self, parties: Sequence[str], after: tuple[str, str] | None, limit: int) -> list[Json]:
         """Views newest first, `after` (opened_at, request_id) of the last one seen."""
         query = (
             sa.select(requests.c.view)
@@ -143,51 +166,50 @@ class ReadModel:
         )
         if after:
             query = query.where(sa.tuple_(requests.c.opened_at, requests.c.request_id) < sa.tuple_(*after))
-        with self._engine.connect() as connection:
+        with self.as_known_to(parties) as connection:
             return [_decode(view) for view in connection.scalars(query)]
 
-    def requests_with_open_asks(self, parties: Iterable[str]) -> list[Json]:
+    def requests_with_open_asks(self, parties: Sequence[str]) -> list[Json]:
         open_asks = sa.select(asks.c.request_id).where(asks.c.state == "open")
         query = sa.select(requests.c.view).where(requests.c.request_id.in_(open_asks), _known_to(parties))
-        with self._engine.connect() as connection:
+        with self.as_known_to(parties) as connection:
             return [_decode(view) for view in connection.scalars(query)]
 
     def request_of_ask(self, ask_id: str, shelter_id: str) -> str | None:
         query = sa.select(asks.c.request_id).where(asks.c.ask_id == ask_id, asks.c.shelter_id == shelter_id)
-        with self._engine.connect() as connection:
+        with self.as_known_to([f"shelter:{shelter_id}"]) as connection:
             found: str | None = connection.scalar(query)
         return found
 
-    def units(self, shelter_id: str | None = None) -> list[Json]:
+    def units(self, parties: Iterable[str], shelter_id: str | None = None) -> list[Json]:
+        """Units of one shelter, or of all; for `[AVAILABILITY]` those of every country."""
         query = sa.select(units.c.view).order_by(units.c.unit_id)
         if shelter_id is not None:
             query = query.where(units.c.shelter_id == shelter_id)
-        with self._engine.connect() as connection:
+        with self.as_known_to(parties) as connection:
             return [_decode(view) for view in connection.scalars(query)]
 
     def outcome(self, command_id: str) -> Json | None:
-        """The first event another service appended because of the command: its answer."""
+        """The first event another service appended because of the command: its answer. Whoever knows the id may know it."""
         query = (
             sa.select(trail.c.type, trail.c.detail, trail.c.moment)
             .where(trail.c.causation_id == command_id, trail.c.source != "gateway")
             .order_by(*_TRAIL_KEY)
             .limit(1)
         )
-        with self._engine.connect() as connection:
+        with self.as_known_to([f"command:{command_id}"]) as connection:
             row = connection.execute(query).first()
         return None if row is None else {"type": row.type, "time": row.moment, **_decode(row.detail)}
 
-    def case_timeline(self, request_id: str) -> list[Json]:
+    def case_timeline(self, request_id: str, parties: Iterable[str]) -> list[Json]:
         """Every event about one request, oldest first."""
-        return [
-            _about_one_case(entry, request_id) for entry in self.trail(TrailQuery(case_id=request_id), None, 10_000)
-        ]
+        entries = self.trail(TrailQuery(case_id=request_id), None, 10_000, parties)
+        return [_about_one_case(entry, request_id) for entry in entries]
 
-    def trail(self, query: TrailQuery, after: TrailPosition | None, limit: int) -> list[Json]:
+    def trail(self, query: TrailQuery, after: TrailPosition | None, limit: int, parties: Iterable[str]) -> list[Json]:
         select = sa.select(trail).order_by(*_TRAIL_KEY).limit(limit)
         if query.case_id is not None:
-            read_with_others = sa.select(trail_subjects.c.event_id).where(trail_subjects.c.case_id == query.case_id)
-            select = select.where((trail.c.case_id == query.case_id) | trail.c.event_id.in_(read_with_others))
+            select = select.where(trail.c.event_id.in_(_events_of_case(query.case_id)))
         for column, value in (
             (trail.c.person, query.person),
             (trail.c.organisation, query.organisation),
@@ -201,27 +223,40 @@ class ReadModel:
             select = select.where(trail.c.moment < moment_key(query.until))
         if after is not None:
             select = select.where(sa.tuple_(*_TRAIL_KEY) > sa.tuple_(*after))
-        with self._engine.connect() as connection:
+        with self.as_known_to(parties) as connection:
             return [_trail_entry(row) for row in connection.execute(select)]
 
-    def changes(self, after: int, limit: int = 200) -> Sequence[sa.Row[Any]]:
-        query = sa.select(changes).where(changes.c.seq > after).order_by(changes.c.seq).limit(limit)
-        with self._engine.connect() as connection:
+    def changes(self, after: int, until: int, parties: Iterable[str], limit: int = 200) -> Sequence[sa.Row[Any]]:
+        """Changes after one and up to another. On PostgreSQL those alone that `parties` may hear of, on SQLite all."""
+        query = (
+            sa.select(changes).where(changes.c.seq > after, changes.c.seq <= until).order_by(changes.c.seq).limit(limit)
+        )
+        with self.as_known_to(parties) as connection:
             return connection.execute(query).all()
 
     def last_change(self) -> int:
+        """Number of the last change there is, whoever may hear of it."""
+        last = "SELECT max(seq) FROM changes" if self._on_sqlite else "SELECT seq FROM last_change"
         with self._engine.connect() as connection:
-            return int(connection.scalar(sa.select(sa.func.max(changes.c.seq))) or 0)
+            return int(connection.exec_driver_sql(last).scalar() or 0)
 
     def digest(self) -> str:
-        """SHA-256 over every row of the read model in key order."""
+        """SHA-256 over every row of the read model in key order; on PostgreSQL, as whoever may see them all."""
         sum_of_all = hashlib.sha256()
         with self._engine.connect() as connection:
+            lift_time_limit(connection)
             for table in TABLES:
                 rows = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
                 for row in rows:
                     sum_of_all.update(msgspec.json.encode([str(table.name), *row]))
         return sum_of_all.hexdigest()
+
+
+def _events_of_case(case_id: str) -> sa.CompoundSelect[Any]:
+    # Two look-ups in an index. Written as one OR, PostgreSQL would walk the whole trail.
+    about_it = sa.select(trail.c.event_id).where(trail.c.case_id == case_id)
+    read_with_others = sa.select(trail_subjects.c.event_id).where(trail_subjects.c.case_id == case_id)
+    return about_it.union_all(read_with_others)
 
 
 def _known_to(parties: Iterable[str]) -> sa.ColumnElement[bool]:

@@ -183,7 +183,7 @@ def read_relocation_request(call: Call) -> Response:
 def read_timeline(call: Call) -> Response:
     view = known_request(call, call.path["request_id"])
     call.gateway.note_read(call.principal, "timeline", [view["request_id"]])
-    entries = call.gateway.read_model.case_timeline(view["request_id"])
+    entries = call.gateway.read_model.case_timeline(view["request_id"], parties(call.principal))
     return answer({"events": present_timeline(entries, call.principal, view["danger_country"])})
 
 

@@ -20,6 +20,7 @@ HEARTBEAT_SECONDS = 15.0
 LONGEST_STREAM_SECONDS = 240.0
 """Shorter than a token lives: whoever listens longer shows a new token."""
 MOST_STREAMS = 48
+BATCH = 200
 
 _open_streams = threading.BoundedSemaphore(MOST_STREAMS)
 
@@ -66,12 +67,16 @@ def _lines(gateway: Gateway, principal: Principal, after: int, moved: threading.
         moved.clear()
         if gateway.closing.is_set():
             return
-        changes = gateway.read_model.changes(after)
+        # Up to here at most: of what nobody tells this listener, only how far it goes is known.
+        until = gateway.read_model.last_change()
+        changes = gateway.read_model.changes(after, until, parties(principal), BATCH) if until > after else ()
         for change in changes:
             after = change.seq
             if _concerns(principal, change):
                 data: Json = {"kind": change.kind, "id": change.subject, "revision": change.revision}
                 yield b"id: %d\nevent: moved\ndata: %s\n\n" % (after, msgspec.json.encode(data))
+        if len(changes) < BATCH:
+            after = max(after, until)
         if not changes and not moved.wait(HEARTBEAT_SECONDS):
             yield b": still here\n\n"
 

@@ -21,7 +21,6 @@ from events.envelope import (
     CONTRACTS,
     Event,
     UnreadableEvent,
-    cloud_event_headers,
     decode,
     decode_many,
     derived_id,
@@ -313,28 +312,6 @@ def test_an_event_two_versions_old_is_brought_up_to_date(monkeypatch: pytest.Mon
     record = golden("gateway.relocation_request.record_departure.v1")
     assert decode(record).data == HouseholdErased(request_id="request-1")
     assert [event.data for event in decode_many([record])] == [HouseholdErased(request_id="request-1")]
-
-
-# On the wire
-
-
-@pytest.mark.parametrize("name", CONTRACTS)
-def test_an_event_travels_with_every_cloudevents_attribute(name: str) -> None:
-    headers = cloud_event_headers(decode(golden(name)))
-    assert headers == {
-        "ce_specversion": "1.0",
-        "ce_id": "0d4cf3bc-95b5-5f11-8f06-3e1a5b2c9a01",
-        "ce_source": f"/haven/{name.partition('.')[0]}",
-        "ce_type": name,
-        "ce_subject": "stream-1",
-        "ce_time": "2026-11-23T12:30:15.250000Z",
-        "ce_streamversion": "3",
-        "ce_correlationid": "correlation-1",
-        "ce_causationid": "causation-1",
-        "content-type": "application/json",
-    }
-    # CloudEvents 1.0: attribute names are lower-case letters and digits.
-    assert all(re.fullmatch(r"ce_[a-z0-9]{1,20}", key) for key in headers if key != "content-type")
 
 
 def test_the_same_cause_derives_the_same_id_and_another_another() -> None:

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 
 from events.gateway import OpenRelocationRequest, ProposePlacement, ReportCapacity
 from events.placement import PlacementProposed
@@ -196,6 +196,21 @@ def test_what_could_not_be_written_down_was_not_accepted_and_can_be_sent_again(
 
 def disk_is_full(*_: object) -> None:
     raise OperationalError("INSERT", None, OSError("database or disk is full"))
+
+
+def test_what_the_database_refuses_as_wrong_is_our_mistake_and_no_promise_that_waiting_helps(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(*_: object) -> None:
+        raise DataError("INSERT", None, ValueError("a value the table cannot hold"))
+
+    before = world.heads()
+    with monkeypatch.context() as refuses:
+        refuses.setattr(world.log, "_insert", too_long)
+        refused = post(world, POLICE, OPEN, AN_OPENING, world.new_key())
+    assert is_problem(refused, 500)["type"].endswith("/unexpected")
+    assert "Retry-After" not in refused.headers
+    assert world.heads() == before
 
 
 def test_dying_after_the_commit_and_before_the_answer_loses_nothing(

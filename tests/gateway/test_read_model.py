@@ -15,7 +15,7 @@ from events.log.engines import sqlite_engine
 from events.log.store import EventLog
 from events.vocabulary import Stage
 from services.gateway.projection import Projection
-from services.gateway.read_model import TABLES, ReadModel
+from services.gateway.read_model import AVAILABILITY, TABLES, ReadModel
 from services.gateway.views import view_of_unit
 from tests.gateway.world import ABROAD, GUARDIAN, HOST, INVENTORY, ORIGIN, POLICE, RECEIVING, World
 
@@ -158,7 +158,7 @@ def test_with_one_event_less_it_is_not(stories: World, logs: Logs) -> None:
 
 
 def test_every_beds_of_a_unit_are_somewhere(stories: World) -> None:
-    for unit in stories.core.read_model.units():
+    for unit in stories.core.read_model.units([AVAILABILITY]):
         parts = ("free", "held", "occupied", "blocked", "taken")
         assert unit["beds"] == sum(unit[part] for part in parts), unit["unit_id"]
 
@@ -191,5 +191,5 @@ def test_a_registered_unit_is_shown_before_its_first_report(world: World) -> Non
     )
     view = view_of_unit(None, event)
     assert view is not None
-    assert view.keys() == world.core.read_model.units()[0].keys()
+    assert view.keys() == world.core.read_model.units([AVAILABILITY])[0].keys()
     assert (view["beds"], view["free"], view["freshness"]) == (4, 0, "not_reported")

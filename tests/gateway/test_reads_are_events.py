@@ -256,7 +256,7 @@ def test_what_was_granted_and_then_erased_stays_shut(world: World, monkeypatch: 
     find = world.log.find
 
     def erased_meanwhile(event_id: str) -> Any:
-        world.core.keys.destroy(request_id)
+        world.core.eraser.keys.destroy(request_id)
         return find(event_id)
 
     monkeypatch.setattr(world.log, "find", erased_meanwhile)

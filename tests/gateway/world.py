@@ -171,7 +171,8 @@ class World:
         # There are no threads: whoever waits for the services lets them work instead.
         self.core.intake.wait_for_outcomes = settle_and_look  # type: ignore[method-assign]
         for engine in (self.core.keys._engine, *(log.engine for log in self.core.logs.values())):
-            sa.event.listen(engine, "checkout", without_waiting_for_the_disk)
+            if engine.dialect.name == "sqlite":
+                sa.event.listen(engine, "checkout", without_waiting_for_the_disk)
         self.core.seed(INVENTORY)
         self.core.settle()
 

@@ -68,7 +68,7 @@ def test_the_summary_says_what_happened() -> None:
 
 def forget_what_was_consumed(patch: pytest.MonkeyPatch) -> None:
     """Every duplicate is handled again."""
-    take = Consumer._take
+    take = Consumer.take
 
     def careless(self: Consumer, tx: Any, incoming: Any) -> Delivery:
         delivery = take(self, tx, incoming)
@@ -76,7 +76,7 @@ def forget_what_was_consumed(patch: pytest.MonkeyPatch) -> None:
             self.handle(tx, incoming)
         return delivery
 
-    patch.setattr(Consumer, "_take", careless)
+    patch.setattr(Consumer, "take", careless)
 
 
 def skip_an_event_of_a_batch(patch: pytest.MonkeyPatch) -> None:

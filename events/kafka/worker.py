@@ -1,0 +1,117 @@
+"""The Faust worker: group membership, fetching and prefetching; nothing else.
+
+Faust's own idea of what is done is switched off (`noack`) and replaced by one acknowledgement after the receivers have
+committed. The body never raises and is never left half-way: an exception, or the cancellation at shutdown, would
+acknowledge the message in Faust's own `finally`. Should anything escape all the same, the process ends at once, unacked;
+crashing is a case that is handled, being half alive is not.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.types.auth import CredentialsT
+
+from events.kafka.connection import SASL_MECHANISM, Broker
+from events.kafka.receiver import Receiver, Stopping
+from events.kafka.wire import Message
+
+logger = logging.getLogger(__name__)
+
+EXIT_UNEXPECTED = 70
+"""Exit status (EX_SOFTWARE) of a process that met an error nobody had thought of; it is to be started again."""
+
+
+def faust_app(
+    *,
+    group: str,
+    worker_name: str,
+    broker: Broker,
+    topics: Sequence[str],
+    receivers: Sequence[Receiver],
+    folder: Path,
+    end: Callable[[int], None] = os._exit,
+) -> faust.App:
+    """A Faust application that brings every message of `topics` to all `receivers`, in the order of each partition.
+
+    `group` is shared by all workers of one kind, `worker_name` is unique among them and the same after a restart: static
+    membership lets a restarted worker have its partitions back at once, the short session lets others have those of a
+    host that never returns.
+    """
+    app = faust.App(
+        group,
+        broker=broker.faust_url,
+        broker_credentials=_credentials(broker),
+        datadir=str(folder),
+        processing_guarantee="at_least_once",
+        consumer_group_instance_id=worker_name,
+        broker_session_timeout=8.0,
+        broker_heartbeat_interval=2.0,
+        broker_max_poll_records=500,
+        broker_commit_interval=1.0,
+        consumer_auto_offset_reset="earliest",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        stream_wait_empty=False,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+        key_serializer="raw",
+        value_serializer="raw",
+        loghandlers=[],
+    )
+    for topic in topics:
+        _bring(app, topic, receivers, end)
+    return app
+
+
+def _credentials(broker: Broker) -> CredentialsT | None:
+    if not broker.username:
+        return None
+    return faust.SASLCredentials(
+        username=broker.username,
+        password=broker.password,
+        ssl_context=broker.tls(),
+        mechanism=SASL_MECHANISM,
+    )
+
+
+def _bring(app: faust.App, topic: str, receivers: Sequence[Receiver], end: Callable[[int], None]) -> None:
+    async def bring(stream: Any) -> None:
+        async for event in stream.noack().events():
+            try:
+                await asyncio.to_thread(_receive, receivers, _message(event))
+            except Stopping:
+                return
+            except Exception as failure:  # noqa: BLE001 - see the module's docstring
+                logger.critical("unexpected topic=%s error=%s", topic, type(failure).__name__)
+                end(EXIT_UNEXPECTED)
+                return
+            event.ack()
+
+    app.agent(
+        app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"),
+        name=f"bring-{topic}",
+        concurrency=1,
+    )(bring)
+
+
+def _receive(receivers: Sequence[Receiver], message: Message) -> None:
+    for receiver in receivers:
+        receiver.receive(message)
+
+
+def _message(event: Any) -> Message:
+    raw = event.message
+    return Message(
+        topic=raw.topic,
+        partition=raw.partition,
+        offset=raw.offset,
+        key=raw.key or b"",
+        headers={name: value or b"" for name, value in dict(raw.headers or {}).items()},
+        body=raw.value or b"",
+    )
