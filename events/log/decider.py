@@ -95,6 +95,11 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def time_cause(stream: str, version: int) -> str:
+    """The id that stands for the passing of time as the cause of what follows `version` of a stream."""
+    return derived_id(stream, version, "time")
+
+
 @dataclass
 class Decided(Generic[S]):
     state: S
@@ -210,7 +215,7 @@ class DeciderRunner(Generic[S]):
                 TimePassed(),
                 now=now,
                 actor=system_actor(self.decider.service),
-                cause_id=derived_id(stream, tx.stream_version(stream), "time"),
+                cause_id=time_cause(stream, tx.stream_version(stream)),
                 correlation_id=stream.partition("-")[2],
                 facts=facts(tx),
             )

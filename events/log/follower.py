@@ -70,7 +70,7 @@ class Follower:
                 self.problem = ""
             except Exception as failure:  # noqa: BLE001 - the loop must outlive a full disk or a bug in a timer
                 self.problem = str(failure) if isinstance(failure, SourceWentBack) else type(failure).__name__
-                logger.error("round failed consumer=%s error=%s", self.consumer.name, self.problem)
+                logger.error("round failed consumer=%s error=%s", self.consumer.name, type(failure).__name__)
                 stop.wait(1.0)
                 continue
             if not busy:

@@ -105,6 +105,7 @@ class Writing:
         except LogError as refused:
             self.refused = refused
             raise
+        self.after_commit.append(lambda: self.log._tell_of(appended))
         return appended
 
     @contextmanager
@@ -178,6 +179,9 @@ class EventLog:
         self._queue_guard = threading.Lock()
         self.listeners: list[Callable[[], None]] = []
         """Called after every commit in this process: a hint to look, never the truth."""
+        self.observers: list[Callable[[Sequence[Event]], None]] = []
+        """Told, after the commit and in the thread that wrote, what one append brought; for metrics and traces, which are
+        never the truth either. They must not raise: what they are told of has happened."""
 
     def create_schema(self, *extra: sa.MetaData) -> None:
         """Creates what is missing; needs the owner's rights on PostgreSQL. Where `haven migrate` makes the tables it only
@@ -234,6 +238,10 @@ class EventLog:
         for tell in (*after_commit, *self.listeners):
             tell()
 
+    def _tell_of(self, appended: Sequence[Event]) -> None:
+        for observe in self.observers if appended else ():
+            observe(appended)
+
     def append(
         self, drafts: Sequence[Event], expected: Expected | Mapping[str, Expected] = ANY_VERSION
     ) -> tuple[Event, ...]:
@@ -257,6 +265,7 @@ class EventLog:
             self._leave_queue(mine)
         if mine.appended is None:
             raise mine.refused or AssertionError("an append is either done or refused")
+        self._tell_of(mine.appended)
         self._committed()
         return mine.appended
 
