@@ -55,7 +55,7 @@ def load_or_create_key_file(path: Path, random_bytes: RandomBytes = os.urandom) 
     """
     if not path.exists():
         _write_key_file(path, [_new_generation(random_bytes)], replace=False)
-    return _read_key_file(path)
+    return load_key_file(path)
 
 
 def rotate_key_file(path: Path, random_bytes: RandomBytes = os.urandom) -> KeyEncryptionKeys:
@@ -63,16 +63,17 @@ def rotate_key_file(path: Path, random_bytes: RandomBytes = os.urandom) -> KeyEn
 
     Then restart the node and `KeyStore.rewrap`; only after that may an old line be deleted from the file.
     """
-    older = _read_key_file(path).generations.items()
+    older = load_key_file(path).generations.items()
     _write_key_file(path, [_new_generation(random_bytes), *older], replace=True)
-    return _read_key_file(path)
+    return load_key_file(path)
 
 
 def _new_generation(random_bytes: RandomBytes) -> tuple[str, bytes]:
     return random_bytes(4).hex(), random_bytes(KEY_BYTES)
 
 
-def _read_key_file(path: Path) -> KeyEncryptionKeys:
+def load_key_file(path: Path) -> KeyEncryptionKeys:
+    """Reads the key file; never makes one, for whoever would then seal beside keys it cannot open. Raises KeyFileRefused."""
     with path.open("rb") as file:
         # The opened file is judged, not the name: the name can point elsewhere a moment later.
         status = os.fstat(file.fileno())

@@ -1,20 +1,18 @@
 """`haven`: the command line. Every command is thin; what it does lives elsewhere."""
 
 import logging
-import signal
 import sys
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
-import waitress
 
 from events.log.store import EventLog
 from services.config import BadSetting, ConfigurationError, Settings, read_settings
 from services.gateway.principals import Account
-from services.gateway.stream import MOST_STREAMS
 
 app = typer.Typer(
     help="Haven finds a safe bed in another country.",
@@ -23,7 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-REQUEST_THREADS = 16
 SHOWN_LOGINS = ("be-police-antwerp-1", "be-coordinator-1", "nl-coordinator-1")
 
 
@@ -48,46 +45,27 @@ def _settings() -> Settings:
 def run() -> None:
     """Serve the embedded node: everything in one process, on this machine only."""
     from services.node import DataDirectoryTaken, Node
+    from services.serving import PortTaken, serve
 
     settings = _settings()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        settings.require_this_machine()
         node = Node(settings)
     except (DataDirectoryTaken, ConfigurationError, BadSetting) as refused:
         raise _fail(str(refused)) from None
-    try:
-        server = waitress.create_server(
-            node.app,
-            host=settings.host,
-            port=settings.port,
-            threads=REQUEST_THREADS + MOST_STREAMS,
-            ident="",
-            send_bytes=1,  # the live stream must leave at once, not when a buffer is full
-            max_request_header_size=32 * 1024,
-            max_request_body_size=128 * 1024,
-            channel_timeout=60,
-        )
-    except OSError:
-        node.directory.release()
-        raise _fail(
-            f"Port {settings.port} on {settings.host} is taken. Stop what uses it, or set HAVEN_PORT to another port."
-        ) from None
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        # In a thread of its own: this handler may have interrupted the very lock that waking a listener takes.
-        threading.Thread(target=node.gateway.hang_up, daemon=True).start()
-        raise SystemExit(0)
+    def started() -> None:
+        node.start()
+        _greet(settings, node.accounts, node.logins)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    node.start()
-    _greet(settings, node.accounts, node.logins)
     try:
-        server.run()
+        serve(node.app, settings.host, settings.port, started=started, hang_up=node.gateway.hang_up)
+    except PortTaken as taken:
+        raise _fail(str(taken)) from None
     finally:
-        server.close()
         node.stop()
-        typer.echo("Stopped.")
+    typer.echo("Stopped.")
 
 
 def _greet(settings: Settings, accounts: list[Account], logins: dict[str, str]) -> None:
@@ -189,3 +167,203 @@ def openapi() -> None:
 
     described = document(RULES, _settings().url)
     typer.echo(msgspec.json.format(msgspec.json.encode(described)).decode())
+
+
+# The distributed runtime: one process each
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What must keep a process from running becomes one line that says what to do, and exit status 2."""
+    from events.kafka.connection import BrokerProblem
+    from events.key_file import SealingError
+    from events.log.schema import SchemaMismatch
+    from services.migrate import MigrationFailed, NotPrepared
+    from services.operations.health import OperationsPortTaken
+    from services.operations.tracing import BadEndpoint
+    from services.serving import PortTaken
+
+    stopping = (
+        BadSetting,
+        ConfigurationError,
+        SchemaMismatch,
+        SealingError,
+        BrokerProblem,
+        MigrationFailed,
+        NotPrepared,
+        PortTaken,
+        OperationsPortTaken,
+        BadEndpoint,
+    )
+    try:
+        yield
+    except stopping as refused:
+        raise _fail(str(refused)) from None
+    except sa.exc.SQLAlchemyError as failure:
+        # Never its own text: it can quote what was being written.
+        raise _fail(
+            f"The database cannot be used ({type(getattr(failure, 'orig', None) or failure).__name__}). "
+            "See that it answers at HAVEN_DATABASE, and that the role's password is in HAVEN_SECRETS_DIR."
+        ) from None
+
+
+def _work(kind: str) -> None:
+    from services.operated import operated
+    from services.processes import Worker
+
+    with _refusals():
+        worker = Worker(kind, _settings())
+        with operated(f"haven-{kind}", worker.settings, worker.ready) as watch:
+            raise typer.Exit(worker.run(watch))
+
+
+@app.command()
+def placement() -> None:
+    """Run a placement worker: requests, matching, asks, signatures, journeys."""
+    _work("placement")
+
+
+@app.command()
+def capacity() -> None:
+    """Run a capacity worker: units, beds, holds."""
+    _work("capacity")
+
+
+@app.command()
+def projection() -> None:
+    """Run a worker that keeps the gateway's read model and destroys keys."""
+    _work("projection")
+
+
+@app.command()
+def relay() -> None:
+    """Publish the logs to Kafka; a second relay waits until the first is gone."""
+    from services.operated import operated
+    from services.processes import RelayProcess
+
+    with _refusals():
+        process = RelayProcess(_settings())
+        with operated("haven-relay", process.settings, process.ready) as watch:
+            raise typer.Exit(process.run(watch))
+
+
+@app.command()
+def gateway() -> None:
+    """Serve the API in front of PostgreSQL."""
+    from services.gateway_process import GatewayProcess
+    from services.operated import operated
+    from services.operations.web import observe_requests
+    from services.serving import serve
+
+    with _refusals():
+        process = GatewayProcess(_settings())
+        with operated("haven-gateway", process.settings, process.ready) as watch:
+            watch.work.watch_log(process.log)
+            observe_requests(process.app, process.log, watch.metrics, watch.tracer)
+            settings = process.settings
+            try:
+                serve(
+                    process.app,
+                    settings.host,
+                    settings.port,
+                    started=process.start,
+                    hang_up=process.gateway.hang_up,
+                )
+            finally:
+                process.stop()
+
+
+@app.command("seed")
+def seed_inventory() -> None:
+    """Register the synthetic shelters in the gateway's log on PostgreSQL; for trying Haven out, never beside real ones."""
+    from events.log.engines import postgresql_engine
+    from reference import load
+    from services.clock import clock_of
+    from services.migrate import latest
+    from services.seeding import seed
+    from simulation.inventory import synthetic_inventory
+
+    settings = _settings()
+    with _refusals():
+        log = EventLog(postgresql_engine(settings.database_url("haven_gateway")), "gateway", latest())
+        log.create_schema()
+        inventory = synthetic_inventory(settings.inventory_seed, load())
+        seed(log, inventory, clock_of(settings)())
+    typer.echo(f"{len(inventory)} synthetic units are registered.")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring PostgreSQL's tables and rights to this release; run it before the processes of a new release."""
+    from services.migrate import OWNER
+    from services.migrate import migrate as bring_up_to_date
+
+    with _refusals():
+        done = bring_up_to_date(_settings().database_url(OWNER))
+    typer.echo("\n".join(done) or "Nothing was missing.")
+
+
+topics_app = typer.Typer(help="Kafka's topics.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+
+@topics_app.command("create")
+def topics_create() -> None:
+    """Create the topics that are missing, and say what is wrong with those that are there."""
+    from events.kafka import topics
+
+    settings = _settings()
+    with _refusals():
+        typer.echo("\n".join(topics.create(settings.broker("haven_topics"), settings.layout)))
+
+
+@topics_app.command("rebuild")
+def topics_rebuild() -> None:
+    """Have the relay send every event of every log again: for topics that lost messages. Consumers know what they have had."""
+    from events.kafka.relay import send_again
+    from services.processes import relay_engines
+
+    with _refusals():
+        send_again(relay_engines(_settings()))
+    typer.echo("The relay sends everything again, from the first event on.")
+
+
+keys_app = typer.Typer(help="The file with the keys that wrap the households' keys.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+
+@keys_app.command("create")
+def keys_create(path: Annotated[Path, typer.Argument(help="Where; it must not be there yet.")]) -> None:
+    """Make a key file, readable by this user alone. Without it nothing sealed can ever be opened: keep a copy apart."""
+    from events.key_file import load_or_create_key_file
+
+    if path.exists():
+        raise _fail(f"{path} is there already. Use `haven keys rotate` to put a new key into it.")
+    with _refusals():
+        load_or_create_key_file(path)
+    typer.echo(f"{path} made.")
+
+
+@keys_app.command("rotate")
+def keys_rotate(path: Annotated[Path, typer.Argument(help="The key file.")]) -> None:
+    """Put a new key first in a key file. Then restart every gateway, and run `haven keys rewrap`."""
+    from events.key_file import rotate_key_file
+
+    with _refusals():
+        rotate_key_file(path)
+    typer.echo(f"{path} has a new first key. Restart every gateway with it, then run `haven keys rewrap`.")
+
+
+@keys_app.command("rewrap")
+def keys_rewrap() -> None:
+    """Wrap every household's key under the first key of the key file; then the older lines may go."""
+    from events.key_file import load_key_file
+    from events.sealing import KeyStore, key_store_engine
+
+    settings = _settings()
+    with _refusals():
+        engine = key_store_engine(settings.database_url("haven_eraser"))
+        count = KeyStore(engine, load_key_file(settings.secret_file("key-file"))).rewrap()
+    typer.echo(
+        f"{count} keys are wrapped anew. Older lines of the key file are not needed any more, except for backups."
+    )

@@ -1,10 +1,15 @@
 """The clocks a node can run on. Only process entry points make one; everything else is given it."""
 
 import json
+import os
+import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+
+from services.config import BadSetting, Settings
 
 Clock = Callable[[], datetime]
 
@@ -35,15 +40,31 @@ class ExerciseClock:
         return self._began + (self._read() - self._began) * self.speed
 
 
+def clock_of(settings: Settings) -> Clock:
+    """The clock a process runs on. Raises BadSetting when the data directory belongs to an exercise at another speed."""
+    kept_in = settings.data_dir / "exercise-clock.json"
+    if settings.exercise_speed == 1 and not kept_in.exists():
+        return SteadyClock()
+    clock = ExerciseClock(settings.exercise_speed, kept_in)
+    if clock.speed != settings.exercise_speed:
+        # Real time lies behind what this exercise has reached: going back would undo every deadline in its log.
+        raise BadSetting(
+            "HAVEN_EXERCISE_SPEED",
+            f"{settings.data_dir} belongs to an exercise at speed {clock.speed:g}; set that, or use another directory.",
+        )
+    return clock
+
+
 def _exercise_began(kept_in: Path, now: datetime, speed: float) -> tuple[datetime, float]:
-    try:
-        kept = json.loads(kept_in.read_text())
-        return datetime.fromisoformat(kept["began"]), float(kept["speed"])
-    except FileNotFoundError:
-        waiting = kept_in.with_suffix(".new")
-        waiting.write_text(json.dumps({"began": now.isoformat(), "speed": speed}))
-        waiting.replace(kept_in)
-        return now, speed
+    if not kept_in.exists():
+        # Several processes of one exercise may start at once: whoever links first says when it began, for all of them.
+        with tempfile.NamedTemporaryFile("w", dir=kept_in.parent, delete=False) as draft:
+            json.dump({"began": now.isoformat(), "speed": speed}, draft)
+        with suppress(FileExistsError):
+            os.link(draft.name, kept_in)
+        Path(draft.name).unlink()
+    kept = json.loads(kept_in.read_text())
+    return datetime.fromisoformat(kept["began"]), float(kept["speed"])
 
 
 def real_time() -> datetime:

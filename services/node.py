@@ -16,21 +16,20 @@ from uuid import uuid4
 import sqlalchemy as sa
 from flask import Flask
 
-from events.envelope import Contract, Event, derived_id, system_actor
-from events.gateway import RegisterUnit, ReportCapacity
 from events.key_file import load_or_create_key_file
 from events.log.engines import sqlite_engine
 from events.log.follower import Follower
 from events.log.inbox import Consumer
-from events.log.store import ANY_VERSION, DuplicateEvent, EventLog
+from events.log.store import EventLog
 from events.sealing import KeyStore, key_store_engine
 from events.vocabulary import Role
 from reference import Reference, load
 from services.capacity.worker import CapacityWorker
-from services.clock import Clock, ExerciseClock, SteadyClock, real_time
-from services.config import BadSetting, Settings
+from services.clock import Clock, clock_of, real_time
+from services.config import Settings
 from services.gateway.api import create_app
 from services.gateway.authorization_server import authorization_server, refuse_when_external
+from services.gateway.dpop import Demand, ProofVerifier
 from services.gateway.erasure import Eraser
 from services.gateway.intake import Intake
 from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
@@ -38,10 +37,11 @@ from services.gateway.oauth_grants import PagesClient
 from services.gateway.principals import Account, demo_principals
 from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
-from services.gateway.revocations import Revocations
 from services.gateway.routing import Gateway
+from services.gateway.token_store import TokenStore
 from services.gateway.tokens import TokenVerifier
 from services.placement.worker import PlacementWorker
+from services.seeding import seed
 from simulation.inventory import SyntheticUnit, synthetic_inventory
 
 logger = logging.getLogger(__name__)
@@ -130,38 +130,7 @@ class Core:
 
     def seed(self, inventory: Sequence[SyntheticUnit]) -> None:
         """Registers the synthetic units and their first report; a second time, or after a crash, adds what is missing."""
-        for unit in inventory:
-            profile = unit.profile
-            commands: list[Contract] = [
-                RegisterUnit(unit_id=profile.unit_id, profile=profile, beds=unit.beds),
-                ReportCapacity(
-                    unit_id=profile.unit_id,
-                    revision_seen=1,
-                    beds=unit.beds,
-                    free=unit.free,
-                    blocked=unit.blocked,
-                    blocked_because=unit.blocked_because,
-                ),
-            ]
-            for command in commands:
-                self._append_once(f"unit-{profile.unit_id}", command)
-
-    def _append_once(self, stream: str, command: Contract) -> None:
-        event_id = derived_id("synthetic inventory", stream, type(command).__name__)
-        draft = Event(
-            id=event_id,
-            source="gateway",
-            stream=stream,
-            time=self.clock(),
-            actor=system_actor("gateway"),
-            correlation_id=stream,
-            causation_id=event_id,
-            data=command,
-        )
-        try:
-            self.gateway_log.append([draft], ANY_VERSION)
-        except DuplicateEvent:
-            logger.debug("inventory already known stream=%s", stream)
+        seed(self.gateway_log, inventory, self.clock())
 
     def _follow(
         self,
@@ -181,7 +150,7 @@ class Node:
         self.settings = settings
         self.directory = DataDirectory(settings.data_dir)
         reference = load()
-        self.clock = clock or _clock(settings)
+        self.clock = clock or clock_of(settings)
         keys = KeyStore(
             key_store_engine(f"sqlite:///{settings.data_dir / 'keys.sqlite'}"),
             load_or_create_key_file(settings.data_dir / "key-file"),
@@ -190,7 +159,7 @@ class Node:
         keys.verify_key_file()
         self.core = Core(self.directory.database, keys, reference, self.clock)
         self.inventory = synthetic_inventory(settings.inventory_seed, reference)
-        self.accounts = _accounts(self.inventory)
+        self.accounts = demo_accounts(self.inventory)
         self.logins = load_or_create_logins(settings.data_dir, [*self.accounts, PAGES])
         self._pages_secret = self.logins.pop(PAGES.username)
         self.app = self._app(reference)
@@ -218,7 +187,7 @@ class Node:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=10)
-        self._revocations.close()
+        self._token_store.close()
         self.directory.release()
 
     def ready(self) -> dict[str, str]:
@@ -245,14 +214,19 @@ class Node:
     def _app(self, reference: Reference) -> Flask:
         settings = self.settings
         signing_key = load_or_create_signing_key(settings.data_dir)
-        self._revocations = Revocations(settings.data_dir / "revocations.sqlite", real_time)
+        self._token_store = store = TokenStore(self.directory.database("tokens"), real_time)
+        store.create_schema()
+        proofs = ProofVerifier(public_url=settings.url, is_first_use=store.is_first_use, now=real_time)
         verifier = TokenVerifier(
             issuer=settings.url,
             audience=AUDIENCE,
             countries=reference.countries.keys(),
             jwks=lambda: public_keys(signing_key),
-            is_revoked=self._revocations.is_revoked,
+            is_revoked=store.is_revoked,
+            proofs=proofs,
             now=real_time,
+            demand=Demand(settings.dpop),
+            signing_acr=settings.signing_acr.split(),
         )
         self.gateway = Gateway(
             log=self.core.gateway_log,
@@ -275,7 +249,8 @@ class Node:
                 secret=self._pages_secret,
                 redirect_uris=frozenset({f"{settings.url}/signed-in"}),
             ),
-            store=self._revocations,
+            store=store,
+            proofs=proofs,
             now=real_time,
         )
         return create_app(self.gateway, settings.url, self.ready, sign_in)
@@ -283,22 +258,9 @@ class Node:
     def _keep_house(self) -> None:
         while not self._stop.wait(HOUSEKEEPING_EVERY.total_seconds()):
             self.core.intake.forget_old_keys(self.clock())
+            self._token_store.forget_expired()
 
 
-def _accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:
+def demo_accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:
     shelters = {unit.profile.shelter_id: unit.profile.country for unit in inventory}
     return demo_principals(sorted(shelters.items()))
-
-
-def _clock(settings: Settings) -> Clock:
-    kept_in = settings.data_dir / "exercise-clock.json"
-    if settings.exercise_speed == 1 and not kept_in.exists():
-        return SteadyClock()
-    clock = ExerciseClock(settings.exercise_speed, kept_in)
-    if clock.speed != settings.exercise_speed:
-        # Real time lies behind what this exercise has reached: going back would undo every deadline in its log.
-        raise BadSetting(
-            "HAVEN_EXERCISE_SPEED",
-            f"{settings.data_dir} belongs to an exercise at speed {clock.speed:g}; set that, or use another directory.",
-        )
-    return clock

@@ -1,0 +1,230 @@
+"""The whole distributed runtime as processes of this machine: what `docker-compose.yml` maps, without containers.
+
+Kafka and PostgreSQL (and Keycloak, if wanted) are started beside Haven's own processes, prepared by the same code an operator
+runs, and stopped with them. Everything lies in one folder. For the demonstration, the tests, the fault campaign and the
+benchmark.
+"""
+
+import os
+import secrets
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import sqlalchemy as sa
+
+from deploy.certificates import LOOPBACK
+from deploy.parts import Kafka, PostgreSQL
+from deploy.postgresql import prepare
+from deploy.private import private_file
+from deploy.process import Command, Part, PartFailed
+from events.kafka import topics
+from events.key_file import load_or_create_key_file
+from events.log.engines import postgresql_engine
+from events.log.store import EventLog
+from reference import load
+from services.clock import clock_of
+from services.config import Settings, read_settings
+from services.migrate import ROLES, latest, migrate
+from services.seeding import seed
+from simulation.inventory import synthetic_inventory
+
+ROOT = Path(__file__).resolve().parent.parent
+DATABASE = "haven"
+PRINCIPALS = ("haven_relay", "haven_placement", "haven_capacity", "haven_projection", "haven_topics")
+PROCESSES = ("relay", "placement", "capacity", "projection", "gateway")
+
+_BEHIND = """
+    SELECT (SELECT count(*) FROM gateway.events) + (SELECT count(*) FROM placement.events)
+         + (SELECT count(*) FROM capacity.events) - (SELECT count(*) FROM gateway.trail)
+"""
+
+
+class HavenProcess(Part):
+    """One of Haven's own processes; it answers when its /readyz does."""
+
+    name: ClassVar[str] = "haven"
+    port_names = ("operations", "client")
+    start_timeout = 90
+
+    def __init__(self, folder: Path, kind: str, environment: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self.kind = kind
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HAVEN_")},
+            **environment,
+            "HAVEN_WORKER_NAME": folder.name,
+            "HAVEN_OPERATIONS_PORT": str(self._ports["operations"]),
+            "HAVEN_PORT": str(self._ports["client"]),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    @property
+    def url(self) -> str:
+        """Where the gateway serves people."""
+        return f"http://{LOOPBACK}:{self._ports['client']}"
+
+    @property
+    def operations_url(self) -> str:
+        return f"http://{LOOPBACK}:{self._ports['operations']}"
+
+    def address(self) -> dict[str, Any]:
+        return {"url": self.url, "operations": self.operations_url}
+
+    def _prepare(self) -> Command:
+        program = "import sys; from services.cli import main; main()"
+        return Command([sys.executable, "-c", program, self.kind], ROOT, environment=self.environment)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.operations_url}/readyz", timeout=5) as answer:  # noqa: S310 - our own address
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+class Stack:
+    """The runtime in one folder. `counts` says how many processes of each kind there are; `more` are further settings."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        counts: Mapping[str, int] | None = None,
+        secure: bool = True,
+        fsync: bool = True,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = Path(folder).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.counts = {kind: (counts or {}).get(kind, 1) for kind in PROCESSES}
+        self.secure = secure
+        self.kafka = Kafka(self.folder / "kafka", principals=PRINCIPALS if secure else None)
+        self.postgresql = PostgreSQL(self.folder / "postgresql", fsync=fsync)
+        self.more = dict(more or {})
+        self.secrets = self.folder / "secrets"
+        self.data = self.folder / "data"
+        self.data.mkdir(exist_ok=True, mode=0o700)
+        self.processes: dict[str, HavenProcess] = {}
+        self._running = ExitStack()
+        self.administrator = sa.create_engine(
+            sa.make_url(self.postgresql.url).set(database=DATABASE), poolclass=sa.NullPool, isolation_level="AUTOCOMMIT"
+        )
+        """For looking, past every right."""
+
+    @property
+    def url(self) -> str:
+        """Where the first gateway serves people."""
+        return self.processes["gateway-1"].url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings all processes share."""
+        return {
+            "HAVEN_DATABASE": f"postgresql://{LOOPBACK}:{self.postgresql._ports['client']}/{DATABASE}",
+            "HAVEN_SECRETS_DIR": str(self.secrets),
+            "HAVEN_DATA_DIR": str(self.data),
+            "HAVEN_KAFKA": self.kafka.bootstrap,
+            "HAVEN_KAFKA_CA_FILE": str(self.kafka.ca_file) if self.secure else "",
+            "HAVEN_KAFKA_PARTITIONS": "3",
+            "HAVEN_KAFKA_REPLICATION": "1",
+            "HAVEN_KAFKA_IN_SYNC": "1",
+            **self.more,
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """What a process of this runtime is told, for work done from here."""
+        return read_settings(self.environment)
+
+    def of(self, kind: str) -> list[HavenProcess]:
+        """The processes of one kind."""
+        return [process for process in self.processes.values() if process.kind == kind]
+
+    def start(self) -> Self:
+        """Starts everything and returns when all of it is ready. Raises PartUnavailable or PartFailed."""
+        try:
+            self.start_parts()
+            self.prepare()
+            self.start_processes()
+            self.settle()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def start_parts(self) -> None:
+        _at_once(self._running.enter_context, [self.kafka, self.postgresql])
+
+    def prepare(self) -> None:
+        """What an operator does once: roles and passwords, tables, topics and access, the key file. Repeatable."""
+        passwords = {role: self._secret(f"{role}_password") for role in ROLES}
+        if self.secure:
+            for principal in PRINCIPALS:
+                private_file(self.secrets / f"{principal}_kafka_password", self.kafka.password(principal))
+        load_or_create_key_file(self.secrets / "key-file")
+        prepare(self.postgresql.url, passwords, DATABASE)
+        settings = self.settings
+        migrate(settings.database_url("haven_migrator"))
+        self.make_topics()
+        engine = postgresql_engine(settings.database_url("haven_gateway"))
+        inventory = synthetic_inventory(settings.inventory_seed, load())
+        seed(EventLog(engine, "gateway", latest()), inventory, clock_of(settings)())
+        engine.dispose()
+
+    def make_topics(self) -> None:
+        """The topics and, with TLS, who may do what with them; again after Kafka was lost."""
+        settings = self.settings
+        topics.create(settings.broker("haven_topics"), settings.layout)
+
+    def start_processes(self) -> None:
+        for kind, count in self.counts.items():
+            for number in range(1, count + 1):
+                self.processes[f"{kind}-{number}"] = HavenProcess(
+                    self.folder / f"{kind}-{number}", kind, self.environment
+                )
+        _at_once(self._running.enter_context, self.processes.values())
+
+    def behind(self) -> int:
+        """How many events of the three logs the read model does not show yet."""
+        with self.administrator.connect() as connection:
+            return int(connection.exec_driver_sql(_BEHIND).scalar_one())
+
+    def settle(self, seconds: float = 60) -> Self:
+        """Returns when everything that was said has been heard by everybody: each event leads to others until none is left.
+        Raises PartFailed."""
+        deadline, quiet = time.monotonic() + seconds, 0
+        while quiet < 3:
+            if time.monotonic() > deadline:
+                raise PartFailed(f"after {seconds} s the read model is still {self.behind()} events behind")
+            quiet = 0 if self.behind() else quiet + 1
+            time.sleep(0.1)
+        return self
+
+    def stop(self) -> None:
+        _at_once(lambda process: process.stop(), self.processes.values())
+        self._running.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _secret(self, name: str) -> str:
+        file = self.secrets / name
+        if not file.exists():
+            private_file(file, secrets.token_urlsafe(24))
+        return file.read_text()
+
+
+def _at_once(do: Callable[[Any], object], things: Iterable[Any]) -> None:
+    things = list(things)
+    with ThreadPoolExecutor(max(1, len(things))) as pool:
+        for _ in pool.map(do, things):
+            pass

@@ -1,0 +1,308 @@
+"""Publishing the logs: one leader for each log sends its events to Kafka in position order.
+
+Nothing is skipped: the cursor moves when every message of a batch is acknowledged by the brokers, and not before. What was
+sent and not remembered (a crash between the two, a broker that answered too late) is sent again, and the consumers know it
+by its version. Nothing is sent by two: the leader of a log holds an advisory lock in the log's own database, on the very
+connection it reads with and moves the cursor on, so who loses the lock cannot go on. A leader that is frozen as a whole
+process is disconnected by the server (`idle_session_timeout`), and another takes over.
+
+The cursor belongs to a topic's id, not to its name: topics of a cluster that was lost and made anew are empty, have other
+ids, and are filled again from the logs without anybody asking for it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from events.kafka import dead_letters, topics
+from events.kafka.connection import Broker, BrokerProblem
+from events.kafka.topics import Layout
+from events.kafka.wire import LARGEST_BODY, Message, to_message
+from events.log.follower import SourceWentBack
+from events.log.hints import listen, log_channel, wait_for_hint
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+POLL_SECONDS = 0.25
+PAUSE_SECONDS = 0.5
+LOOK_AT_TOPICS_SECONDS = 2.0
+LOOK_FOR_DEAD_LETTERS_SECONDS = 1.0
+IDLE_LIMIT = "8s"
+"""A leader touches its database at least every few seconds; the server takes the lock from one that does not."""
+DELIVERY_SECONDS = 10
+DEAD_LETTER_TYPE = "haven.dead_letter.given_up.v1"
+
+_LOCK = sa.text("SELECT pg_try_advisory_lock(hashtext('haven relay'), hashtext(:source))")
+_CURSOR = sa.text("SELECT position, event_id FROM relay_cursors WHERE topic = :topic")
+_ID_AT = sa.text("SELECT id FROM events WHERE position = :position")
+_READ = sa.text("SELECT position, id, record FROM events WHERE position > :after ORDER BY position LIMIT :limit")
+_MOVE = sa.text(
+    "INSERT INTO relay_cursors (topic, position, event_id) VALUES (:topic, :position, :event_id) "
+    "ON CONFLICT (topic) DO UPDATE SET position = excluded.position, event_id = excluded.event_id"
+)
+_FORGET = sa.text("DELETE FROM relay_cursors")
+_STANDING = sa.text(
+    "SELECT (SELECT coalesce(max(position), 0) FROM events), (SELECT position FROM relay_cursors WHERE topic = :topic)"
+)
+_TOLD = sa.text("UPDATE dead_letters SET published_at = :now WHERE id = :id")
+
+
+class NotSent(Exception):
+    """Not every message of a batch was acknowledged in time; all of it will be sent again."""
+
+
+@dataclass
+class LogStatus:
+    """Where the publishing of one log stands, as this process sees it."""
+
+    source: str
+    position: int = 0
+    head: int = 0
+    leading: bool = False
+    sent_total: int = 0
+    failed_total: int = 0
+    last_sent_at: datetime | None = None
+    problem: str = ""
+    """Why nothing goes out now; empty when nothing keeps it."""
+
+
+class Relay:
+    """Publishes the logs of all services. Several processes may run it: one of them leads each log, the others wait.
+
+    `engines` reach each service's schema under the relay's role. `headers` adds to a message what follows from its record
+    (the trace it belongs to).
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, sa.Engine],
+        broker: Broker,
+        layout: Layout,
+        client_id: str,
+        headers: Callable[[str], Mapping[str, str]] = lambda _record: {},
+    ) -> None:
+        self._broker = broker
+        self._layout = layout
+        self.topic_ids: dict[str, str] = {}
+        self.problem = "has not looked at the topics yet"
+        self._leaders = [_Leader(self, source, engine, client_id, headers) for source, engine in engines.items()]
+
+    @property
+    def broker(self) -> Broker:
+        return self._broker
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
+
+    def run(self, stop: threading.Event) -> None:
+        """Publishes until `stop` is set."""
+        threads = [
+            threading.Thread(target=leader.run, args=(stop,), name=f"relay-{leader.status.source}", daemon=True)
+            for leader in self._leaders
+        ]
+        for thread in threads:
+            thread.start()
+        while not stop.is_set():
+            self._look_at_topics()
+            stop.wait(LOOK_AT_TOPICS_SECONDS)
+        for thread in threads:
+            thread.join(DELIVERY_SECONDS)
+
+    def status(self) -> list[LogStatus]:
+        """Where each log stands; asks its database, and raises what that raises."""
+        return [leader.look() for leader in self._leaders]
+
+    def ready(self) -> dict[str, str]:
+        """Why something is not published, by log; empty when all is well. A process that only waits for its turn is well."""
+        reasons = {"topics": self.problem} if self.problem else {}
+        return reasons | {
+            f"log of {leader.status.source}": leader.status.problem for leader in self._leaders if leader.status.problem
+        }
+
+    def _look_at_topics(self) -> None:
+        try:
+            found = topics.check(self._broker, self._layout)
+        except BrokerProblem as problem:
+            self.problem = str(problem)
+            logger.warning("topics cannot be used error=%s", type(problem).__name__)
+        except KafkaError as failure:
+            self.problem = type(failure).__name__
+            logger.warning("could not look at topics error=%s", self.problem)
+        else:
+            self.topic_ids, self.problem = found, ""
+
+
+def send_again(engines: Mapping[str, sa.Engine]) -> None:
+    """Forgets how far each log was published: the leaders send everything from the first event on, and the consumers leave
+    alone what they have had. For topics that lost messages and kept their ids."""
+    for engine in engines.values():
+        with engine.begin() as connection:
+            connection.execute(_FORGET)
+
+
+class _Leader:
+    """Publishes one log while it holds the log's relay lock; waits for the lock while another has it."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        source: str,
+        engine: sa.Engine,
+        client_id: str,
+        headers: Callable[[str], Mapping[str, str]],
+    ) -> None:
+        self.status = LogStatus(source)
+        self._relay = relay
+        self._engine = engine
+        self._client_id = f"{client_id}-{source}"
+        self._headers = headers
+        self._topic = relay.layout.topic(source)
+        self._producer: Any = None
+        self._dead_letters_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    try:
+                        self._lead_while_possible(connection, stop)
+                    finally:
+                        connection.invalidate()  # never back into the pool: it may hold the lock
+            except Exception as failure:  # noqa: BLE001 - whatever it is, the log must go on being published
+                self._failed(failure)
+                stop.wait(PAUSE_SECONDS)
+            self.status.leading = False
+        self._drop_producer()
+
+    def look(self) -> LogStatus:
+        with self._engine.connect() as connection:
+            head, position = connection.execute(_STANDING, {"topic": self._topic_id()}).one()
+        self.status.head, self.status.position = head, position or 0
+        return self.status
+
+    def _lead_while_possible(self, connection: sa.Connection, stop: threading.Event) -> None:
+        connection.exec_driver_sql(f"SET idle_session_timeout = '{IDLE_LIMIT}'")
+        while not connection.scalar(_LOCK, {"source": self.status.source}):
+            self.status.problem = ""
+            if stop.wait(PAUSE_SECONDS):
+                return
+        listen(connection, log_channel(self.status.source))
+        self.status.leading = True
+        logger.info("leads source=%s", self.status.source)
+        while not stop.is_set():
+            sent = self._send_next(connection) if self._topic_id() else 0
+            self._tell_of_dead_letters(connection)
+            self.status.problem = ""
+            if sent < BATCH:
+                wait_for_hint(connection, POLL_SECONDS)
+
+    def _send_next(self, connection: sa.Connection) -> int:
+        topic_id = self._topic_id()
+        cursor = connection.execute(_CURSOR, {"topic": topic_id}).first()
+        position = cursor.position if cursor else 0
+        # Under the lock this log has one reader, and a log that was restored from a backup is another log.
+        if cursor and connection.scalar(_ID_AT, {"position": position}) != cursor.event_id:
+            raise SourceWentBack(self.status.source, position)
+        rows = connection.execute(_READ, {"after": position, "limit": BATCH}).all()
+        if rows:
+            self._send(connection, [self._message(row.record) for row in rows])
+            connection.execute(_MOVE, {"topic": topic_id, "position": rows[-1].position, "event_id": rows[-1].id})
+            self.status.sent_total += len(rows)
+            self.status.last_sent_at = datetime.now(UTC)
+        return len(rows)
+
+    def _message(self, record: str) -> Message:
+        message = to_message(self._topic, record)
+        more = {name: value.encode() for name, value in self._headers(record).items()}
+        return msgspec.structs.replace(message, headers=message.headers | more)
+
+    def _send(self, connection: sa.Connection, messages: Sequence[Message]) -> None:
+        """Returns when the brokers have every message on as many disks as the topic asks for. Raises NotSent, or what the
+        client raised."""
+        producer = self._producer_now()
+        sent = [
+            producer.send(message.topic, message.body, message.key, list(message.headers.items()))
+            for message in messages
+        ]
+        ends = time.monotonic() + DELIVERY_SECONDS
+        while not all(future.is_done for future in sent):
+            try:
+                producer.flush(timeout=1)
+            except KafkaTimeoutError:
+                connection.exec_driver_sql("SELECT 1")  # else the server takes this silence for a frozen process
+                if time.monotonic() > ends:
+                    raise NotSent from None
+        for future in sent:
+            if future.failed():
+                raise future.exception
+
+    def _tell_of_dead_letters(self, connection: sa.Connection) -> None:
+        now = time.monotonic()
+        if now < self._dead_letters_at:
+            return
+        self._dead_letters_at = now + LOOK_FOR_DEAD_LETTERS_SECONDS
+        letters = dead_letters.unpublished(connection)
+        if letters:
+            self._send(connection, [self._letter(letter) for letter in letters])
+        for letter in letters:
+            connection.execute(_TOLD, {"now": datetime.now(UTC).isoformat(), "id": letter.id})
+
+    def _letter(self, letter: dead_letters.DeadLetter) -> Message:
+        headers = {
+            "ce_specversion": "1.0",
+            "ce_id": letter.id,
+            "ce_source": f"/haven/{self.status.source}",
+            "ce_type": DEAD_LETTER_TYPE,
+            "ce_time": letter.given_up_at or letter.first_at,
+            "content-type": "application/json",
+        }
+        return Message(
+            topic=self._relay.layout.dead_letters,
+            key=letter.consumer.encode(),
+            headers={name: value.encode() for name, value in headers.items()},
+            body=msgspec.json.encode(letter),
+        )
+
+    def _topic_id(self) -> str:
+        """Empty until the topics were found fit."""
+        return self._relay.topic_ids.get(self._topic, "")
+
+    def _producer_now(self) -> Any:
+        if self._producer is None:
+            self._producer = KafkaProducer(
+                **self._relay.broker.kafka_python(self._client_id),
+                bootstrap_timeout_ms=4_000,
+                enable_idempotence=True,
+                acks="all",
+                delivery_timeout_ms=DELIVERY_SECONDS * 1000,
+                max_in_flight_requests_per_connection=5,  # with idempotence the brokers keep their order
+                linger_ms=0,
+                max_block_ms=2_000,
+                max_request_size=LARGEST_BODY + 64 * 1024,  # and its headers
+                allow_auto_create_topics=False,
+            )
+        return self._producer
+
+    def _failed(self, failure: Exception) -> None:
+        said = str(failure) if isinstance(failure, SourceWentBack | BrokerProblem) else type(failure).__name__
+        self.status.problem = said
+        self.status.failed_total += 1
+        logger.warning("publishing failed source=%s error=%s", self.status.source, type(failure).__name__)
+        # An idempotent producer that gave up on a message sends nothing more; the next one has a new identity.
+        self._drop_producer()
+
+    def _drop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=0)

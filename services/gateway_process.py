@@ -1,0 +1,133 @@
+"""The gateway of the distributed runtime: HTTP in front of its own log and the read model. It never speaks to Kafka.
+
+Several may serve the same people: all they share is in PostgreSQL. With an external issuer it signs nobody in; without one it
+brings the demo sign-in, for this machine only.
+"""
+
+import logging
+import threading
+from uuid import uuid4
+
+from events.key_file import load_key_file
+from events.log.engines import postgresql_engine
+from events.log.hints import READ_MODEL, Announcer, log_channel, pass_on
+from events.log.store import EventLog
+from events.sealing import KeyStore, key_store_engine
+from reference import load
+from services.clock import clock_of, real_time
+from services.config import Settings
+from services.gateway.api import create_app
+from services.gateway.authorization_server import authorization_server
+from services.gateway.dpop import Demand, ProofVerifier
+from services.gateway.intake import Intake
+from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
+from services.gateway.oauth_grants import PagesClient
+from services.gateway.read_model import ReadModel
+from services.gateway.routing import Gateway
+from services.gateway.token_store import TokenStore
+from services.gateway.tokens import TokenVerifier
+from services.migrate import latest
+from services.node import PAGES, demo_accounts
+from services.processes import Threads
+from simulation.inventory import synthetic_inventory
+
+logger = logging.getLogger(__name__)
+
+ROLE = "haven_gateway"
+HOUSEKEEPING_SECONDS = 3600.0
+
+
+class GatewayProcess:
+    """One gateway process; raises BadSetting, SchemaMismatch, KeyFileRefused or KeyFileMismatch when it must not serve."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.threads = Threads()
+        self.clock = clock_of(settings)
+        url = settings.database_url(ROLE)
+        keys = KeyStore(key_store_engine(url, "keys"), load_key_file(settings.secret_file("key-file")))
+        keys.verify_key_file()
+        self.log = EventLog(postgresql_engine(url), "gateway", latest())
+        read_model = ReadModel(self.log.engine)
+        reference = load()
+        intake = Intake(self.log, keys, read_model, self.clock)
+        settings.require_this_machine()
+        inventory = synthetic_inventory(settings.inventory_seed, reference)
+        accounts = demo_accounts(inventory)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        logins = load_or_create_logins(settings.data_dir, [*accounts, PAGES])
+        pages_secret = logins.pop(PAGES.username)
+        signing_key = load_or_create_signing_key(settings.data_dir)
+        self.token_store = store = TokenStore(self.log.engine, real_time)
+        proofs = ProofVerifier(public_url=settings.url, is_first_use=store.is_first_use, now=real_time)
+        verifier = TokenVerifier(
+            issuer=settings.url,
+            audience=settings.audience,
+            countries=reference.countries.keys(),
+            jwks=lambda: public_keys(signing_key),
+            is_revoked=store.is_revoked,
+            proofs=proofs,
+            now=real_time,
+            demand=Demand(settings.dpop),
+            signing_acr=settings.signing_acr.split(),
+        )
+        self.gateway = Gateway(
+            log=self.log,
+            intake=intake,
+            read_model=read_model,
+            keys=keys,
+            reference=reference,
+            verifier=verifier,
+            clock=self.clock,
+            new_id=lambda: str(uuid4()),
+        )
+        sign_in = authorization_server(
+            issuer=settings.url,
+            audience=settings.audience,
+            signing_key=signing_key,
+            accounts=accounts,
+            logins=logins,
+            pages=PagesClient(
+                client_id=PAGES.client_id,
+                secret=pages_secret,
+                redirect_uris=frozenset({f"{settings.url}/signed-in"}),
+            ),
+            store=store,
+            proofs=proofs,
+            now=real_time,
+        )
+        self.app = create_app(self.gateway, settings.url, self.ready, sign_in)
+
+    def start(self) -> None:
+        announcer = Announcer(self.log.engine, log_channel("gateway"))
+        self.threads.start("announcer", announcer.run)
+
+        def somebody_else_moved() -> None:
+            for tell in tuple(self.log.listeners):
+                if tell is not announcer:
+                    tell()
+
+        self.log.listeners.append(announcer)
+        engine = self.log.engine
+        self.threads.start("hints", lambda stop: pass_on(engine, READ_MODEL, [somebody_else_moved], stop))
+        self.threads.start("housekeeping", self._keep_house)
+
+    def stop(self) -> None:
+        self.threads.join()
+
+    def ready(self) -> dict[str, str]:
+        """Why this gateway cannot serve now; empty when it can."""
+        reasons = self.threads.ended()
+        try:
+            self.log.head()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the answer is that it cannot serve
+            reasons["database"] = f"cannot be used ({type(failure).__name__}); see that PostgreSQL answers"
+        return reasons
+
+    def _keep_house(self, stop: threading.Event) -> None:
+        while not stop.wait(HOUSEKEEPING_SECONDS):
+            try:
+                self.gateway.intake.forget_old_keys(self.clock())
+                self.token_store.forget_expired()
+            except Exception as failure:  # noqa: BLE001 - the next hour may find the database again
+                logger.warning("housekeeping failed error=%s", type(failure).__name__)

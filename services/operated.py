@@ -1,0 +1,58 @@
+"""What every process has beside its work: log lines, counters, traces, and a port for its operator."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+
+from events.log.inbox import Consumer
+from events.log.store import EventLog
+from services.config import Settings
+from services.operations.health import OperationsServer
+from services.operations.logs import configure_logging
+from services.operations.metrics import Work, registry
+from services.operations.tracing import Tracer, configure_tracing
+
+Ready = Callable[[], Mapping[str, str]]
+
+
+@dataclass
+class Watch:
+    """Where a process shows what it does."""
+
+    metrics: CollectorRegistry
+    tracer: Tracer
+    work: Work = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.work = Work(self.metrics)
+
+    def log(self, log: EventLog) -> None:
+        """Counts and traces what is appended to a log."""
+        self.work.watch_log(log)
+        self.tracer.watch_log(log)
+
+    def consumer(self, consumer: Consumer) -> None:
+        """Counts and traces what a consumer handles."""
+        self.work.watch_consumer(consumer)
+        self.tracer.watch_consumer(consumer)
+
+
+@contextmanager
+def operated(process: str, settings: Settings, ready: Ready) -> Iterator[Watch]:
+    """Log lines as JSON, and the operator's port open, for as long as the process works. Raises OperationsPortTaken or
+    BadEndpoint."""
+    configure_logging(process)
+    metrics = registry()
+    watch = Watch(metrics, configure_tracing(process, settings.otlp_endpoint, metrics))
+    server = None
+    if settings.operations_port:
+        server = OperationsServer(settings.operations_port, ready, metrics, settings.operations_host)
+        server.start()
+    try:
+        yield watch
+    finally:
+        watch.tracer.stop()
+        if server:
+            server.stop()

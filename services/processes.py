@@ -1,0 +1,278 @@
+"""The processes of the distributed runtime: PostgreSQL as the source of truth, Kafka as how services hear each other.
+
+The composition root beside the embedded node's: the same workers, deciders and logs, only what delivers differs. A process
+that cannot do its work yet (no broker, no database) stays and says why; one that must not run at all (a wrong setting, tables
+of another release) ends at once with the remedy.
+"""
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from kafka.errors import KafkaError
+
+from events.kafka import topics
+from events.kafka.connection import BrokerProblem
+from events.kafka.receiver import Receiver
+from events.kafka.relay import Relay
+from events.kafka.sweep import Sweep, Watchdog
+from events.kafka.topics import SOURCES, Layout
+from events.kafka.worker import bring, faust_app
+from events.key_file import KeyEncryptionKeys
+from events.log.engines import is_database_trouble, postgresql_engine
+from events.log.hints import READ_MODEL, Announcer, log_channel
+from events.log.inbox import Consumer
+from events.log.store import EventLog
+from events.sealing import KeyStore, key_store_engine
+from reference import load
+from services.capacity.worker import CapacityWorker
+from services.clock import Clock, clock_of
+from services.config import Settings
+from services.gateway.erasure import Eraser
+from services.gateway.projection import Projection
+from services.migrate import latest
+from services.operated import Watch
+from services.operations.case_metrics import watch_read_model
+from services.operations.metrics import watch_relay, watch_worker
+from services.operations.tracing import trace_headers
+from services.placement.worker import PlacementWorker
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+TIMER_SECONDS = 0.25
+STOP_SECONDS = 5.0
+READY_LAG = 1000
+"""Messages a consumer may be behind before its process says that it is not ready."""
+
+PassTime = Callable[[datetime], bool]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kind of worker does: who consumes, which logs it follows, what time makes happen, who is told of commits."""
+
+    log: EventLog
+    consumers: tuple[Consumer, ...]
+    follows: tuple[str, ...]
+    channel: str
+    pass_time: PassTime | None = None
+
+
+def placement_work(settings: Settings, clock: Clock) -> Work:
+    log = _log(settings, "placement", "haven_placement")
+    worker = PlacementWorker(log, load(), clock)
+    return Work(log, (worker.consumer,), ("gateway", "capacity"), log_channel("placement"), worker.pass_time)
+
+
+def capacity_work(settings: Settings, clock: Clock) -> Work:
+    log = _log(settings, "capacity", "haven_capacity")
+    worker = CapacityWorker(log, load(), clock)
+    return Work(log, (worker.consumer,), ("gateway", "placement"), log_channel("capacity"), worker.pass_time)
+
+
+def projection_work(settings: Settings, _clock: Clock) -> Work:
+    """The read model, and the destruction of keys, under two roles: it sees every row, and opens none."""
+    log = _log(settings, "gateway", "haven_projection")
+    # Without the keys that wrap: who destroys need not be able to open.
+    keys = KeyStore(key_store_engine(settings.database_url("haven_eraser")), KeyEncryptionKeys({}))
+    consumers = (Projection(log).consumer, Eraser(log, keys).consumer)
+    return Work(log, consumers, SOURCES, READ_MODEL)
+
+
+WORK: dict[str, Callable[[Settings, Clock], Work]] = {
+    "placement": placement_work,
+    "capacity": capacity_work,
+    "projection": projection_work,
+}
+
+
+def _log(settings: Settings, source: str, role: str) -> EventLog:
+    return EventLog(postgresql_engine(settings.database_url(role)), source, latest())
+
+
+class Threads:
+    """The threads of a process that run until it stops, and which of them did not."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, target: Callable[[threading.Event], None]) -> None:
+        thread = threading.Thread(target=target, args=(self.stop,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def ended(self) -> dict[str, str]:
+        """Those that ended by themselves: a bug, and a reason to start the process again."""
+        if self.stop.is_set():
+            return {}
+        return {thread.name: "stopped; restart the process" for thread in self._threads if not thread.is_alive()}
+
+    def join(self) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
+
+
+class Worker:
+    """One worker process: Faust brings messages, the sweep fetches what Faust does not, timers let time pass."""
+
+    def __init__(self, kind: str, settings: Settings) -> None:
+        self.kind = kind
+        self.settings = settings
+        self.role = f"haven_{kind}"
+        self.clock = clock_of(settings)
+        self.broker = settings.broker(self.role)
+        self.group = f"{settings.kafka_prefix}.{kind}"
+        self.name = f"{self.group}.{settings.worker}"
+        self.threads = Threads()
+        self.waits_for = "starting"
+        self.work: Work | None = None
+        self.receivers: list[Receiver] = []
+        self.sweep: Sweep | None = None
+
+    @property
+    def layout(self) -> Layout:
+        assert self.work is not None
+        return replace(self.settings.layout, sources=self.work.follows)
+
+    def run(self, watch: Watch) -> int:
+        """Works until SIGTERM or SIGINT; the exit status. Raises BadSetting, SchemaMismatch and what else must stop it."""
+        with _told_to_stop(self.threads.stop):
+            if not self._prepare(watch):
+                return 0
+            try:
+                return asyncio.run(self._bring())
+            finally:
+                self.threads.join()
+
+    def ready(self) -> dict[str, str]:
+        """Why this worker does not do its work now; empty when it does."""
+        if self.waits_for:
+            return {"start": self.waits_for}
+        reasons = self.threads.ended()
+        assert self.sweep is not None
+        if self.sweep.problem:
+            reasons["kafka"] = f"the topics cannot be read ({self.sweep.problem}); see that the brokers answer"
+        for receiver in self.receivers:
+            if receiver.problem:
+                reasons[receiver.consumer.name] = f"waits for its database or broker ({receiver.problem})"
+        for (consumer, topic), lag in self.sweep.lag.items():
+            if lag > READY_LAG:
+                reasons[f"{consumer} on {topic}"] = f"{lag} messages behind"
+        return reasons
+
+    def _prepare(self, watch: Watch) -> bool:
+        """Builds everything that needs the database and the broker, however long they take to come; False if told to stop."""
+        self.work = self._until_there(lambda: WORK[self.kind](self.settings, self.clock))
+        if self.work is None:
+            return False
+        watch.log(self.work.log)
+        for consumer in self.work.consumers:
+            watch.consumer(consumer)
+        announcer = Announcer(self.work.log.engine, self.work.channel)
+        self.work.log.listeners.append(announcer)
+        self.threads.start("announcer", announcer.run)
+        if self.work.pass_time is not None:
+            self.threads.start("timers", self._let_time_pass)  # a hold expires also while no broker is there
+        found = self._until_there(lambda: topics.check(self.broker, self.layout))
+        if found is None:
+            return False
+        followed = {topic: found[topic] for topic in map(self.layout.topic, self.work.follows)}
+        self.receivers = [Receiver(consumer, self.clock, followed) for consumer in self.work.consumers]
+        self.sweep = Sweep(self.receivers, self.broker, self.layout, f"{self.name}.sweep")
+        has_timers = self.work.pass_time is not None
+        watch_worker(watch.metrics, self.sweep, self.receivers, self.work.log.engine, self.clock, has_timers=has_timers)
+        if self.kind == "projection":
+            watch_read_model(watch.metrics, self.work.log.engine, self.clock, load().countries)
+        self.threads.start("sweep", self.sweep.run)
+        self.threads.start("watchdog", Watchdog(self.receivers).run)
+        self.waits_for = ""
+        return True
+
+    def _until_there(self, build: Callable[[], Any]) -> Any:
+        while not self.threads.stop.is_set():
+            try:
+                return build()
+            except (BrokerProblem, KafkaError) as problem:
+                self.waits_for = str(problem) or type(problem).__name__
+            except Exception as failure:
+                if not is_database_trouble(failure):
+                    raise
+                self.waits_for = f"the database cannot be used ({type(failure).__name__}); see that it answers"
+            logger.warning("cannot start yet process=%s error=%s", self.kind, self.waits_for)
+            self.threads.stop.wait(RETRY_SECONDS)
+        return None
+
+    def _let_time_pass(self, stop: threading.Event) -> None:
+        work = self.work
+        assert work is not None
+        assert work.pass_time is not None
+        moved = threading.Event()
+        work.log.listeners.append(moved.set)
+        while not stop.is_set():
+            try:
+                busy = work.pass_time(self.clock())
+            except Exception as failure:  # noqa: BLE001 - the next round may find the database again
+                logger.warning("timers failed process=%s error=%s", self.kind, type(failure).__name__)
+                stop.wait(1.0)
+                continue
+            if not busy:
+                moved.wait(TIMER_SECONDS)
+                moved.clear()
+
+    async def _bring(self) -> int:
+        assert self.work is not None
+        folder = self.settings.data_dir / "faust" / self.kind
+        folder.mkdir(parents=True, exist_ok=True)
+        app = faust_app(
+            group=self.group,
+            worker_name=self.name,
+            broker=self.broker,
+            topics=[self.layout.topic(source) for source in self.work.follows],
+            receivers=self.receivers,
+            folder=folder,
+        )
+        return await bring(app, self.receivers, self.threads.stop)
+
+
+class RelayProcess:
+    """`haven relay`: publishes all three logs. Two or more may run; the second waits for its turn."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.threads = Threads()
+        name = f"{settings.kafka_prefix}.relay.{settings.worker}"
+        broker = settings.broker("haven_relay")
+        self.relay = Relay(relay_engines(settings), broker, settings.layout, name, trace_headers)
+
+    def run(self, watch: Watch) -> int:
+        """Publishes until SIGTERM or SIGINT; the exit status."""
+        watch_relay(watch.metrics, self.relay)
+        with _told_to_stop(self.threads.stop):
+            self.relay.run(self.threads.stop)
+        return 0
+
+    def ready(self) -> dict[str, str]:
+        return self.relay.ready()
+
+
+def relay_engines(settings: Settings) -> dict[str, sa.Engine]:
+    """The three logs as the relay may see them."""
+    url = settings.database_url("haven_relay")
+    return {source: postgresql_engine(url, source) for source in SOURCES}
+
+
+@contextmanager
+def _told_to_stop(stop: threading.Event) -> Iterator[None]:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    yield

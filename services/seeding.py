@@ -1,0 +1,49 @@
+"""Giving a new installation the synthetic shelters it is tried out with."""
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+
+from events.envelope import Contract, Event, derived_id, system_actor
+from events.gateway import RegisterUnit, ReportCapacity
+from events.log.store import ANY_VERSION, DuplicateEvent, EventLog
+from simulation.inventory import SyntheticUnit
+
+logger = logging.getLogger(__name__)
+
+
+def seed(gateway_log: EventLog, inventory: Iterable[SyntheticUnit], now: datetime) -> None:
+    """Registers the units and their first report; a second time, or after a crash, adds what is missing."""
+    for unit in inventory:
+        profile = unit.profile
+        commands: list[Contract] = [
+            RegisterUnit(unit_id=profile.unit_id, profile=profile, beds=unit.beds),
+            ReportCapacity(
+                unit_id=profile.unit_id,
+                revision_seen=1,
+                beds=unit.beds,
+                free=unit.free,
+                blocked=unit.blocked,
+                blocked_because=unit.blocked_because,
+            ),
+        ]
+        for command in commands:
+            _append_once(gateway_log, f"unit-{profile.unit_id}", command, now)
+
+
+def _append_once(log: EventLog, stream: str, command: Contract, now: datetime) -> None:
+    event_id = derived_id("synthetic inventory", stream, type(command).__name__)
+    draft = Event(
+        id=event_id,
+        source="gateway",
+        stream=stream,
+        time=now,
+        actor=system_actor("gateway"),
+        correlation_id=stream,
+        causation_id=event_id,
+        data=command,
+    )
+    try:
+        log.append([draft], ANY_VERSION)
+    except DuplicateEvent:
+        logger.debug("inventory already known stream=%s", stream)

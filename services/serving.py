@@ -1,0 +1,50 @@
+"""Serving a WSGI application until the process is told to stop."""
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import waitress
+from flask import Flask
+
+from services.gateway.stream import MOST_STREAMS
+
+REQUEST_THREADS = 16
+
+
+class PortTaken(Exception):
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"Port {port} on {host} is taken. Stop what uses it, or set HAVEN_PORT to another port.")
+
+
+def serve(app: Flask, host: str, port: int, *, started: Callable[[], None], hang_up: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then ends the live streams with `hang_up` and returns. `started` is called once it
+    listens. Raises PortTaken."""
+    try:
+        server = waitress.create_server(
+            app,
+            host=host,
+            port=port,
+            threads=REQUEST_THREADS + MOST_STREAMS,
+            ident="",
+            send_bytes=1,  # the live stream must leave at once, not when a buffer is full
+            max_request_header_size=32 * 1024,
+            max_request_body_size=128 * 1024,
+            channel_timeout=60,
+        )
+    except OSError:
+        raise PortTaken(host, port) from None
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        # In a thread of its own: this handler may have interrupted the very lock that waking a listener takes.
+        threading.Thread(target=hang_up, daemon=True).start()
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        started()
+        server.run()
+    finally:
+        server.close()
