@@ -4,12 +4,19 @@ Everything is kept for ever: a consumer that is new, or was lost, reads its hist
 accident: a mistyped topic on a broker that creates on demand would swallow events that nobody reads.
 """
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, OffsetSpec
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.errors import (
+    InvalidReplicationFactorError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from events.kafka.connection import Broker, BrokerProblem
 from events.kafka.wire import LARGEST_BODY
@@ -17,7 +24,8 @@ from events.kafka.wire import LARGEST_BODY
 SOURCES = ("gateway", "placement", "capacity")
 DEAD_LETTERS = "dead-letters"
 PREFIX = "haven"
-MOST_PARTITIONS = 100
+CLIENT_ID = "haven-topics"
+LARGEST_MESSAGE = "max.message.bytes"
 
 
 class TopicsUnfit(BrokerProblem):
@@ -58,7 +66,7 @@ class Layout:
             "retention.ms": "-1",
             "retention.bytes": "-1",
             "min.insync.replicas": str(self.in_sync),
-            "max.message.bytes": str(LARGEST_BODY + 64 * 1024),  # headers and the batch around the body
+            LARGEST_MESSAGE: str(LARGEST_BODY + 64 * 1024),  # headers and the batch around the body
             "message.timestamp.type": "CreateTime",
             "unclean.leader.election.enable": "false",
         }
@@ -67,20 +75,20 @@ class Layout:
 def create(broker: Broker, layout: Layout) -> list[str]:
     """Creates the topics that are missing and returns one line for each; those there are stay as they are.
 
-    Raises TopicsUnfit for one that is there and unfit, BrokerUnreachable or CredentialsRefused."""
-    admin = broker.admin("haven-topics")
+    Run it as often as wanted, also at once with others. Raises TopicsUnfit for what is there and unfit, or cannot be made on
+    this cluster; another BrokerProblem when the cluster is not reached or does not let us."""
+    admin = broker.admin(CLIENT_ID)
     try:
         there = set(admin.list_topics())
         lines = []
         for topic, partitions in layout.wanted().items():
-            if topic in there:
-                lines.append(f"{topic}: there already")
-                continue
-            _create_one(admin, topic, partitions, layout)
-            lines.append(f"{topic}: created with {partitions} partitions, {layout.replication} copies")
-        problems = _problems(admin, layout)
+            made = topic not in there and _create_one(admin, topic, partitions, layout)
+            what = f"created with {partitions} partitions, {layout.replication} copies" if made else "there already"
+            lines.append(f"{topic}: {what}")
+        admin.wait_for_topics(list(layout.wanted()))
+        problems = _problems(admin, layout, layout.wanted())
     except KafkaError as failure:
-        raise broker.problem(failure, "create topics") from failure
+        raise broker.problem(failure, "create topics") from None
     finally:
         admin.close()
     if problems:
@@ -88,75 +96,104 @@ def create(broker: Broker, layout: Layout) -> list[str]:
     return lines
 
 
-def check(broker: Broker, layout: Layout) -> dict[str, str]:
-    """The id of each topic, when all are fit. Raises TopicsUnfit, BrokerUnreachable or CredentialsRefused.
+def check(broker: Broker, layout: Layout, used: Collection[str] | None = None) -> dict[str, str]:
+    """The id of each topic in `used` (all when None), when all of them are fit. Raises a BrokerProblem.
 
-    A topic that was deleted and made again has another id: whatever was remembered of its offsets is void."""
-    admin = broker.admin("haven-topics")
+    A process asks for those it uses: the others are hidden from it. A topic that was deleted and made again has another id:
+    whatever was remembered of its offsets is void."""
+    wanted = {topic: count for topic, count in layout.wanted().items() if used is None or topic in used}
+    admin = broker.admin(CLIENT_ID)
     try:
-        problems = _problems(admin, layout)
-        found = {} if problems else {name: topic["topic_id"] for name, topic in _described(admin, layout).items()}
+        problems = _problems(admin, layout, wanted)
+        found = {} if problems else _described(admin, wanted)
     except KafkaError as failure:
-        raise broker.problem(failure, "describe topics") from failure
+        raise broker.problem(failure, "describe topics") from None
     finally:
         admin.close()
     if problems:
         raise TopicsUnfit(problems)
-    return {name: str(topic_id) for name, topic_id in found.items()}
+    return {name: str(topic["topic_id"]) for name, topic in found.items()}
 
 
-def count(admin: KafkaAdminClient, topic: str, partitions: int) -> int:
-    """Messages the topic holds now."""
-    places = [TopicPartition(topic, partition) for partition in range(partitions)]
-    first = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST))
-    last = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
-    return sum(last[place].offset - first[place].offset for place in places)
-
-
-def _create_one(admin: KafkaAdminClient, topic: str, partitions: int, layout: Layout) -> None:
+def _create_one(admin: KafkaAdminClient, topic: str, partitions: int, layout: Layout) -> bool:
+    """False when somebody else made it at the same moment."""
     wanted = {
         "num_partitions": partitions,
         "replication_factor": layout.replication,
         "configs": layout.settings(),
     }
     try:
-        admin.create_topics({topic: wanted}, wait_for_metadata=True)
+        admin.create_topics({topic: wanted})
     except TopicAlreadyExistsError:
-        return  # somebody else ran this at the same moment
+        return False
+    except InvalidReplicationFactorError:
+        brokers = len(admin.describe_cluster()["brokers"])
+        problem = (
+            f"topic {topic} is to have {layout.replication} copies and the cluster has {brokers} brokers now: start the others, "
+            "or correct HAVEN_KAFKA_REPLICATION and HAVEN_KAFKA_IN_SYNC"
+        )
+        raise TopicsUnfit([problem]) from None
+    return True
 
 
-def _described(admin: KafkaAdminClient, layout: Layout) -> dict[str, dict[str, Any]]:
-    return {topic["name"]: topic for topic in admin.describe_topics(list(layout.wanted())) if not topic["error_code"]}
+def _described(admin: KafkaAdminClient, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
+    return {topic["name"]: topic for topic in admin.describe_topics(list(wanted))}
 
 
-def _problems(admin: KafkaAdminClient, layout: Layout) -> list[str]:
-    there = _described(admin, layout)
-    problems = []
-    for topic, partitions in layout.wanted().items():
-        if topic not in there:
-            problems.append(f"topic {topic} is missing or hidden from us: run `haven topics create`, look at the ACLs")
-            continue
-        has = len(there[topic]["partitions"])
-        if has < partitions:
+def _problems(admin: KafkaAdminClient, layout: Layout, wanted: dict[str, int]) -> list[str]:
+    described = _described(admin, wanted)
+    problems, there = [], []
+    for topic, partitions in wanted.items():
+        error = for_code(described[topic]["error_code"])
+        if error is UnknownTopicOrPartitionError:
+            problems.append(f"topic {topic} is missing: run `haven topics create`")
+        elif error is TopicAuthorizationFailedError:
             problems.append(
-                f"topic {topic} has {has} partitions and HAVEN_KAFKA_PARTITIONS says {partitions}: correct the setting, or "
-                f"run `kafka-topics --alter --topic {topic} --partitions {partitions}` while the relay is stopped"
+                f"topic {topic} is hidden from us, or missing: run `haven topics create` and apply deploy/kafka/access.toml "
+                "with `python -m deploy.kafka_access`"
             )
-        copies = min(len(partition["replica_nodes"]) for partition in there[topic]["partitions"])
-        if copies < layout.replication:
-            problems.append(
-                f"topic {topic} keeps {copies} copies and HAVEN_KAFKA_REPLICATION says {layout.replication}: "
-                "reassign its partitions over more brokers, or correct the setting"
-            )
-    settings = {topic: setting for topic, setting in _settings(admin, list(there)).items() if topic in there}
-    for topic, found in settings.items():
-        for name, value in layout.settings().items():
-            if name in found and found[name] != value:
-                problems.append(
-                    f"topic {topic} has {name}={found[name]} and needs {value}: correct it with "
-                    f"`kafka-configs --alter --entity-type topics --entity-name {topic} --add-config {name}={value}`"
-                )
+        elif described[topic]["error_code"]:
+            raise error
+        else:
+            there.append(topic)
+            problems += _problems_of_partitions(topic, described[topic]["partitions"], partitions, layout)
+    for topic, found in _settings(admin, there).items():
+        problems += _problems_of_settings(topic, found, layout)
     return problems
+
+
+def _problems_of_partitions(topic: str, there: list[dict[str, Any]], wanted: int, layout: Layout) -> Iterator[str]:
+    named = topic != layout.dead_letters
+    if len(there) < wanted:
+        correct = "correct the setting, or " if named else ""
+        yield (
+            f"topic {topic} has {len(there)} partitions and "
+            f"{'HAVEN_KAFKA_PARTITIONS says' if named else 'needs'} {wanted}: {correct}run `kafka-topics --alter --topic {topic} "
+            f"--partitions {wanted}` while the relay is stopped"
+        )
+    elif len(there) > wanted and named:
+        # What lies beyond the known partitions would be missed by whoever looks through all of them (sweep.py).
+        yield (
+            f"topic {topic} has {len(there)} partitions and HAVEN_KAFKA_PARTITIONS says {wanted}: set it to {len(there)} for "
+            "every process, since partitions cannot be taken away"
+        )
+    copies = min(len(partition["replica_nodes"]) for partition in there)
+    if copies < layout.replication:
+        yield (
+            f"topic {topic} keeps {copies} copies and HAVEN_KAFKA_REPLICATION says {layout.replication}: "
+            "reassign its partitions over more brokers, or correct the setting"
+        )
+
+
+def _problems_of_settings(topic: str, found: dict[str, str], layout: Layout) -> Iterator[str]:
+    for name, value in layout.settings().items():
+        there = found.get(name, "nothing")
+        enough = name == LARGEST_MESSAGE and there.isdigit() and int(there) >= int(value)
+        if there != value and not enough:
+            yield (
+                f"topic {topic} has {name}={there} and needs {value}: correct it with "
+                f"`kafka-configs --alter --entity-type topics --entity-name {topic} --add-config {name}={value}`"
+            )
 
 
 def _settings(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[str, str]]:
@@ -166,5 +203,5 @@ def _settings(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[str,
     answer = admin.describe_configs(asked, config_filter="all")
     return {
         topic: {name: str(entry["value"]) for name, entry in settings.items()}
-        for topic, settings in answer.get("topic", answer.get("TOPIC", {})).items()
+        for topic, settings in answer["topic"].items()
     }
