@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from events.envelope import wire_name
 from events.placement import ShelterAsked
-from events.vocabulary import Freshness, Stage
+from events.vocabulary import Freshness, Stage, Urgency
 from services.gateway.read_model import moment_key
 from services.operations.metrics import Asked
 
@@ -21,10 +21,11 @@ CLOSED = (Stage.REFUSED, Stage.WITHDRAWN, Stage.ENDED, Stage.ERASED)
 """Stages that nobody has to do anything about any more."""
 OPEN = tuple(stage for stage in Stage if stage not in CLOSED)
 
-_OLDEST_ASK = """
-    SELECT count(*), min(t.moment) FROM asks a
+_OPEN_ASKS = """
+    SELECT {view} ->> 'urgency' AS urgency, count(*), min(t.moment) FROM asks a
+    JOIN requests r ON r.request_id = a.request_id
     LEFT JOIN trail t ON t.case_id = a.request_id AND t.type = :asked AND {detail} ->> 'ask_id' = a.ask_id
-    WHERE a.state = 'open'
+    WHERE a.state = 'open' GROUP BY 1
 """
 _STAGES = """
     SELECT {view} ->> 'stage' AS stage, count(*), sum(CASE WHEN {view} ->> 'deadline' < :now THEN 1 ELSE 0 END)
@@ -49,16 +50,20 @@ def watch_read_model(
 
 
 def _asks(connection: sa.Connection, now: datetime) -> list[Metric]:
-    count, oldest = connection.execute(_query(connection, _OLDEST_ASK), {"asked": wire_name(ShelterAsked)}).one()
-    waits = (now - datetime.fromisoformat(oldest)).total_seconds() if oldest else 0.0
-    return [
-        GaugeMetricFamily("haven_open_asks", "Shelters asked that have not answered", value=count),
-        GaugeMetricFamily(
-            "haven_oldest_open_ask_seconds",
-            "How long the shelter that waits longest has not answered; 0 if none is asked",
-            value=max(0.0, waits),
-        ),
-    ]
+    rows = connection.execute(_query(connection, _OPEN_ASKS), {"asked": wire_name(ShelterAsked)}).all()
+    found = {urgency: (count, oldest) for urgency, count, oldest in rows}
+    asks = GaugeMetricFamily("haven_open_asks", "Shelters asked that have not answered", labels=["urgency"])
+    waits = GaugeMetricFamily(
+        "haven_oldest_open_ask_seconds",
+        "How long the shelter that waits longest has not answered; 0 if none is asked",
+        labels=["urgency"],
+    )
+    for urgency in Urgency:
+        count, oldest = found.get(urgency, (0, None))
+        asks.add_metric([urgency], count)
+        seconds = (now - datetime.fromisoformat(oldest)).total_seconds() if oldest else 0.0
+        waits.add_metric([urgency], max(0.0, seconds))
+    return [asks, waits]
 
 
 def _requests(connection: sa.Connection, now: datetime) -> list[Metric]:

@@ -1,0 +1,287 @@
+"""What is wrong with an installation, each finding with its remedy: `haven doctor`, and why a process is not ready.
+
+A check returns findings and never raises for what it looks at; `examine` bounds each in time and runs them beside each other.
+Nothing secret is said: settings are redacted, and of a failure only what our own errors say, or its type.
+"""
+
+import os
+import re
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from events.key_file import SealingError, load_key_file
+from events.log.engines import postgresql_engine
+from events.log.schema import SchemaMismatch, verify_version
+from services.operations.health import clock_skew, database_clock
+from services.operations.patience import NoAnswer, Patience
+
+if TYPE_CHECKING:
+    from events.kafka.connection import Broker
+    from events.kafka.topics import Layout
+
+CHECK_SECONDS = 10.0
+CONNECT_SECONDS = 3.0
+OLDEST_POSTGRESQL = 15
+LEAST_FREE_BYTES = 1 << 30
+LEAST_FREE_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look at one thing found. `remedy` is empty when all is well."""
+
+    name: str
+    ok: bool
+    finding: str
+    remedy: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Cause and remedy in one sentence, as `/readyz` says it."""
+        return f"{self.finding}; {self.remedy}" if self.remedy else self.finding
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def examine(checks: Mapping[str, Check], seconds: float = CHECK_SECONDS) -> list[Finding]:
+    """The findings of all checks, in their order. One that does not come back, or raises, is itself a finding."""
+    with ThreadPoolExecutor(max(1, len(checks))) as beside_each_other:
+        found = beside_each_other.map(lambda name: _examined(name, checks[name], seconds), checks)
+        return [finding for findings in found for finding in findings]
+
+
+def _examined(name: str, check: Check, seconds: float) -> list[Finding]:
+    try:
+        return Patience(lambda: list(check()), seconds).answer()
+    except NoAnswer as late:
+        return [Finding(name, False, str(late), "see that it runs, and that nothing between it and us drops packets")]
+    except Exception as failure:  # noqa: BLE001 - a doctor that falls ill still has other patients
+        return [Finding(name, False, f"could not be examined ({type(failure).__name__})", "please report this")]
+
+
+def reasons(findings: Iterable[Finding]) -> dict[str, str]:
+    """What `/readyz` says of findings: name to cause and remedy of what is not well."""
+    return {finding.name: finding.reason for finding in findings if not finding.ok}
+
+
+# Settings and files
+
+_SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
+_PLACE = re.compile(r"_(dir|file|path)$")
+_USER = re.compile(r"(?<=//)[^/@\s]*@")
+
+
+def redacted(settings: Any) -> dict[str, str]:
+    """Each setting as it may be shown: without what a URL says of a user, and nothing of what is called a secret."""
+    shown = {}
+    for name in settings.__struct_fields__:
+        value = str(getattr(settings, name))
+        hidden = _SECRET.search(name) and not _PLACE.search(name) and value
+        shown[f"HAVEN_{name.upper()}"] = "(set, not shown)" if hidden else _USER.sub("…@", value)
+    return shown
+
+
+def private_files(paths: Iterable[Path]) -> list[Finding]:
+    """Whether files with secrets are this user's (or the administrator's) alone. One that is not there is for others to miss."""
+    return [_private(path) for path in paths if path.exists()]
+
+
+def _private(path: Path) -> Finding:
+    status = path.stat()
+    name = f"file {path.name}"
+    if status.st_uid not in (os.getuid(), 0):
+        return Finding(name, False, f"{path} belongs to user {status.st_uid}", f"run: chown {os.getuid()} {path}")
+    if stat.S_IMODE(status.st_mode) & (stat.S_IRWXO | stat.S_IWGRP):
+        mode = "700" if path.is_dir() else "600"
+        return Finding(name, False, f"{path} can be read or changed by others", f"run: chmod {mode} {path}")
+    return Finding(name, True, f"{path} is private")
+
+
+def key_file(path: Path) -> list[Finding]:
+    """Whether the keys that wrap the households' keys can be read."""
+    try:
+        keys = load_key_file(path)
+    except SealingError as refused:
+        problem, _, remedy = str(refused).partition("; ")
+        return [Finding("key file", False, problem, remedy)]
+    except OSError as failure:
+        remedy = "put it there, or correct HAVEN_SECRETS_DIR; `haven keys create` makes one for a new installation"
+        return [Finding("key file", False, f"{path} cannot be read ({type(failure).__name__})", remedy)]
+    return [Finding("key file", True, f"{len(keys.generations)} keys, {keys.current} is current")]
+
+
+def disk(path: Path) -> list[Finding]:
+    """Whether there is room where a process writes: a full disk is a 503 for everybody."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    usage = shutil.disk_usage(path)
+    enough = usage.free >= LEAST_FREE_BYTES and usage.free >= usage.total * LEAST_FREE_SHARE
+    found = f"{usage.free / (1 << 30):.1f} GiB of {usage.total / (1 << 30):.1f} GiB free at {path}"
+    return [Finding("disk", enough, found, "" if enough else "make room, or move the data to a larger disk")]
+
+
+# PostgreSQL
+
+
+def database(
+    url: sa.URL, schema_version: int | None, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> list[Finding]:
+    """Whether PostgreSQL answers under this role, is new enough, keeps what it acknowledges, has this release's tables and the
+    time that we have. `schema_version` None: the role has no tables of its own."""
+    where = f"{url.host}:{url.port or 5432}"
+    if unreachable := _unreachable(url.host or "", url.port or 5432):
+        remedy = "start it, or correct HAVEN_DATABASE"
+        return [Finding("database", False, f"no PostgreSQL answers at {where} ({unreachable})", remedy)]
+    engine = postgresql_engine(url, answer_within=CHECK_SECONDS / 2)
+    try:
+        with engine.connect() as connection:
+            found = [
+                Finding("database", True, f"{where} lets {url.username} in"),
+                *_server(connection, str(url.username)),
+            ]
+        return [*found, *_tables(engine, schema_version), *_clock(engine, now)]
+    except sa.exc.SQLAlchemyError as failure:
+        return [_refused(url, where, failure)]
+    finally:
+        engine.dispose()
+
+
+def _unreachable(host: str, port: int) -> str:
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as failure:
+        return type(failure).__name__
+    return ""
+
+
+def _refused(url: sa.URL, where: str, failure: sa.exc.SQLAlchemyError) -> Finding:
+    """Somebody listens there and does not serve us. libpq tells why in words only; those of an English server are known."""
+    said = str(getattr(failure, "orig", ""))
+    user, name = url.username, url.database
+    if "password" in said:
+        found, remedy = (
+            f"refuses the password of {user}",
+            f"correct {user}_password in HAVEN_SECRETS_DIR, or the role's",
+        )
+    elif "pg_hba" in said:
+        found, remedy = f"has no rule that lets {user} in", "look at pg_hba.conf (deploy/postgres/pg_hba.conf is ours)"
+    elif "certificate" in said or "SSL" in said:
+        found, remedy = "cannot be trusted, or speaks no TLS", "look at sslmode and sslrootcert in HAVEN_DATABASE"
+    elif "too many" in said:
+        found, remedy = (
+            f"has no connection left for {user}",
+            "stop what holds them, or raise the role's connection limit",
+        )
+    elif "does not exist" in said:
+        found, remedy = (
+            f"has no database {name} or no role {user}",
+            "let its administrator run deploy/postgres/roles.sql",
+        )
+    else:
+        found = f"does not serve {user} ({type(getattr(failure, 'orig', None) or failure).__name__})"
+        remedy = "its own log says why: the password file, pg_hba.conf or TLS"
+    return Finding("database", False, f"PostgreSQL at {where} {found}", remedy)
+
+
+def _server(connection: sa.Connection, role: str) -> list[Finding]:
+    version = int(connection.scalar(sa.text("SELECT current_setting('server_version_num')::int / 10000")) or 0)
+    safe = connection.scalar(
+        sa.text("SELECT current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'")
+    )
+    too_mighty, inherited = connection.execute(
+        sa.text(
+            "SELECT rolsuper OR rolbypassrls OR rolcreaterole, rolinherit FROM pg_roles WHERE rolname = current_user"
+        )
+    ).one()
+    found = "may do more than it must" if too_mighty or inherited else "has its own rights and no more"
+    return [
+        Finding(
+            "database version",
+            version >= OLDEST_POSTGRESQL,
+            f"PostgreSQL {version}",
+            "" if version >= OLDEST_POSTGRESQL else f"upgrade it to {OLDEST_POSTGRESQL} or newer",
+        ),
+        Finding(
+            "database durability",
+            bool(safe),
+            "waits for the disk" if safe else "says a commit is done before it is on disk",
+            "" if safe else "set fsync and synchronous_commit to on: what was acknowledged could be lost",
+        ),
+        Finding(
+            "database role",
+            not (too_mighty or inherited),
+            f"{role} {found}",
+            "let its administrator run deploy/postgres/roles.sql" if too_mighty or inherited else "",
+        ),
+    ]
+
+
+def _tables(engine: sa.Engine, schema_version: int | None) -> list[Finding]:
+    if schema_version is None:
+        return []
+    try:
+        verify_version(engine, schema_version)
+    except SchemaMismatch as mismatch:
+        problem, _, remedy = str(mismatch).partition("; ")
+        return [Finding("database tables", False, problem, remedy)]
+    return [Finding("database tables", True, f"version {schema_version}, as this release needs")]
+
+
+def _clock(engine: sa.Engine, now: Callable[[], datetime]) -> list[Finding]:
+    problem, _, remedy = clock_skew(lambda: database_clock(engine), now).partition("; ")
+    return [Finding("clock", not problem, problem or "agrees with the database's", remedy)]
+
+
+# Kafka
+
+
+def kafka(broker: "Broker", layout: "Layout") -> list[Finding]:
+    """Whether the cluster answers, lets this principal in, and its topics are as the promises need them."""
+    # Here and not at the top: the gateway asks the other questions, and never speaks to a broker.
+    from events.kafka import topics  # noqa: PLC0415
+    from events.kafka.connection import BrokerProblem  # noqa: PLC0415
+
+    try:
+        found = topics.check(broker, layout)
+    except topics.TopicsUnfit as unfit:
+        parts = [problem.partition(": ") for problem in unfit.problems]
+        return [Finding("topics", False, problem, remedy) for problem, _, remedy in parts]
+    except BrokerProblem as problem:
+        cause, _, remedy = str(problem).partition(". ")
+        return [Finding("kafka", False, cause, remedy)]
+    who = broker.username or "a client without a name"
+    return [
+        Finding("kafka", True, f"{broker.addresses} lets {who} in"),
+        Finding("topics", True, f"{len(found)} topics as they must be"),
+    ]
+
+
+# The identity provider
+
+
+def issuer(url: str) -> list[Finding]:
+    """Whether the external identity provider can be discovered and publishes keys."""
+    from services.config import ConfigurationError  # noqa: PLC0415
+    from services.gateway.issuer import Issuer, IssuerUnusable  # noqa: PLC0415
+    from services.gateway.key_set import KeysUnavailable  # noqa: PLC0415
+
+    try:
+        keys = Issuer(url, lambda: datetime.now(UTC)).keys()
+    except ConfigurationError as wrong:
+        problem, _, remedy = str(wrong).partition(": ")
+        return [Finding("issuer", False, problem, remedy or "correct HAVEN_ISSUER")]
+    except IssuerUnusable as unusable:
+        return [Finding("issuer", False, unusable.problem, unusable.remedy)]
+    except KeysUnavailable as unavailable:
+        return [Finding("issuer", False, unavailable.problem, f"see that {url} answers, or correct HAVEN_ISSUER")]
+    return [Finding("issuer", True, f"{url} publishes {len(keys.keys)} keys")]
