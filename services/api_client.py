@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import http.client
 import json
 import secrets
@@ -11,6 +12,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
+
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from joserfc.jws import JWSRegistry
 
 Json = dict[str, Any]
 
@@ -29,12 +34,33 @@ class Answer:
     headers: dict[str, str]
 
 
+class SenderKey:
+    """A key that tokens are bound to (DPoP, RFC 9449), made in memory and gone with the process."""
+
+    def __init__(self) -> None:
+        self._key = ECKey.generate_key("P-256")
+
+    def proof(self, method: str, url: str, token: str = "") -> str:
+        """Shows once that this key sends this request, with this token."""
+        header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": self._key.as_dict(private=False)}
+        claims: Json = {"jti": secrets.token_urlsafe(16), "htm": method, "htu": url, "iat": int(time.time())}
+        if token:
+            digest = hashlib.sha256(token.encode()).digest()
+            claims["ath"] = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return jwt.encode(header, claims, self._key, registry=JWSRegistry(algorithms=["ES256"]))
+
+
 @dataclass
 class Client:
-    """A careful API client: one token per account, every request repeated under the same key until it is answered."""
+    """A careful API client: one token per account, every request repeated under the same key until it is answered.
+
+    `keys` are accounts whose tokens are bound to a key; each of their requests carries a proof, a fresh one also when it is
+    repeated, since the first may have arrived.
+    """
 
     url: str
     logins: dict[str, str]
+    keys: dict[str, SenderKey] = field(default_factory=dict)
     _tokens: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def send(self, who: str, method: str, path: str, body: Json | None = None, **headers: str) -> Answer:
@@ -47,9 +73,8 @@ class Client:
         ends = time.monotonic() + PATIENCE.total_seconds()
         while time.monotonic() < ends:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                token = self._token(who)
                 named = {name.replace("_", "-"): value for name, value in headers.items()}
-                answer = self._once(method, path, content, {**named, "Authorization": f"Bearer {token}"})
+                answer = self._once(method, path, content, {**named, **self._credentials(who, method, path)})
                 if answer.status not in (401, 503):
                     return answer
                 self._tokens.pop(who, None)
@@ -74,10 +99,11 @@ class Client:
 
     def _stream(self, who: str, last_id: str) -> Iterator[str]:
         place = urlsplit(self.url)
+        path = "/api/v1/stream"
+        headers = {**self._credentials(who, "GET", path), "Last-Event-ID": last_id}
         connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
-        headers = {"Authorization": f"Bearer {self._token(who)}", "Last-Event-ID": last_id}
         try:
-            connection.request("GET", "/api/v1/stream", headers=headers)
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             if response.status != 200:
                 return
@@ -86,17 +112,23 @@ class Client:
         finally:
             connection.close()
 
+    def _credentials(self, who: str, method: str, path: str) -> dict[str, str]:
+        token = self._token(who)
+        if who not in self.keys:
+            return {"Authorization": f"Bearer {token}"}
+        proof = self.keys[who].proof(method, self.url + path.partition("?")[0], token)
+        return {"Authorization": f"DPoP {token}", "DPoP": proof}
+
     def _token(self, who: str) -> str:
         known, until = self._tokens.get(who, ("", 0.0))
         if time.monotonic() < until:
             return known
+        path = "/oauth/token"
         basic = base64.b64encode(f"{who}:{self.logins[who]}".encode()).decode()
-        answer = self._once(
-            "POST",
-            "/oauth/token",
-            b"grant_type=client_credentials",
-            {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"},
-        )
+        headers = {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"}
+        if who in self.keys:
+            headers["DPoP"] = self.keys[who].proof("POST", self.url + path)
+        answer = self._once("POST", path, b"grant_type=client_credentials", headers)
         if answer.status != 200:
             raise NodeUnreachable(f"{who} cannot sign in: {answer.body.get('error')}")
         self._tokens[who] = (answer.body["access_token"], time.monotonic() + 200)

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from services.api_client import PATIENCE, Answer, Client, Json, NodeUnreachable
+from services.api_client import PATIENCE, Answer, Client, Json, NodeUnreachable, SenderKey
 
 Say = Callable[[str], None]
 
@@ -89,7 +89,9 @@ def play(url: str, logins_file: Path, say: Say) -> None:
 
 def _play(url: str, logins_file: Path, say: Say) -> None:
     _wait_for_node(url)
-    story = Story(Client(url, json.loads(logins_file.read_text())), say)
+    # The police's token is bound to a key, as a program's must be: stolen, it would be worth nothing.
+    client = Client(url, json.loads(logins_file.read_text()), keys={POLICE: SenderKey()})
+    story = Story(client, say)
     say("Haven demo. Every person, shelter and place in it is synthetic.\n")
     _shelters_report(story)
     _police_open(story)

@@ -12,10 +12,17 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from events.log.engines import is_database_trouble
 from events.sealing import KeyDestroyed
 from services.gateway import audit_routes, capacity_routes, problems, request_routes, stream
-from services.gateway.key_set import KeysUnavailable
 from services.gateway.openapi import document
 from services.gateway.routing import PREFIX, Gateway, answer, blueprint
-from services.gateway.token_errors import InsufficientScope, TokenError
+from services.gateway.token_errors import (
+    InsufficientScope,
+    InvalidProof,
+    InvalidToken,
+    ProofRequired,
+    SignInTooOldOrWeak,
+    TokenError,
+    TokensUncheckable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,30 +88,63 @@ def _health(issuer: str, ready: Readiness) -> Blueprint:
 
 
 def _token_problem(error: TokenError) -> Response:
-    if isinstance(error, KeysUnavailable):
-        return problems.Problem(
-            503,
-            "sign-in-unavailable",
-            "Sign-in cannot be checked right now.",
-            next_action="Try again; if it is urgent, phone the focal point.",
-            headers={"Retry-After": "5"},
-        ).response()
+    if isinstance(error, InvalidToken | InvalidProof):
+        # For the operator alone: a clock that is wrong, or somebody who tries. A reason is a word of ours.
+        logger.info("refused error=%s reason=%s", type(error).__name__, error.reason)
+    return _as_problem(error).response()
+
+
+def _as_problem(error: TokenError) -> problems.Problem:
     headers = {"WWW-Authenticate": error.www_authenticate} if error.www_authenticate else {}
-    if isinstance(error, InsufficientScope):
-        return problems.Problem(
-            403,
-            "insufficient-scope",
-            "The token does not allow this.",
-            next_action="Ask for a token with the scope.",
-            headers=headers,
-        ).response()
-    return problems.Problem(
-        401,
-        "not-signed-in",
-        "Nobody is signed in.",
-        next_action="Get an access token and send it again.",
-        headers=headers,
-    ).response()
+    match error:
+        case TokensUncheckable():
+            return problems.Problem(
+                503,
+                "sign-in-unavailable",
+                "Sign-in cannot be checked right now.",
+                next_action="Try again; if it is urgent, phone the focal point.",
+                headers={"Retry-After": "5"},
+            )
+        case InsufficientScope():
+            return problems.Problem(
+                403,
+                "insufficient-scope",
+                "The token does not allow this.",
+                next_action="Ask for a token with the scope.",
+                headers=headers,
+            )
+        case SignInTooOldOrWeak():
+            return problems.Problem(
+                401,
+                "sign-in-again",
+                "Signing needs a person who has just signed in.",
+                next_action="Sign in again, then repeat this with the same Idempotency-Key; nothing was changed.",
+                headers=headers,
+            )
+        case InvalidProof():
+            return problems.Problem(
+                401,
+                "proof-invalid",
+                "The DPoP proof does not fit this request.",
+                next_action="Set the clock right, make a new proof for this request, and send it again.",
+                headers=headers,
+            )
+        case ProofRequired():
+            return problems.Problem(
+                401,
+                "proof-required",
+                "This token must be bound to a key.",
+                next_action="Ask for a token with a DPoP proof (RFC 9449), and send a proof with every request.",
+                headers=headers,
+            )
+        case _:
+            return problems.Problem(
+                401,
+                "not-signed-in",
+                "Nobody is signed in.",
+                next_action="Get an access token and send it again.",
+                headers=headers,
+            )
 
 
 def _http_problem(error: HTTPException) -> Response:

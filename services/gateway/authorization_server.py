@@ -5,8 +5,9 @@ issuer must be a loopback address, it answers only to loopback peers that no pro
 host name, and it does not start beside an external issuer. A deployment signs in at an identity provider of its own.
 
 What it speaks: client credentials for programs (`client_secret_basic`), authorization code with PKCE S256 for the pages
-(RFC 6749, 7636, 9700), RFC 9068 tokens of five minutes, revocation (RFC 7009), metadata (RFC 8414) and `iss` in every
-authorization response (RFC 9207). No refresh tokens, no implicit or password grant, no dynamic registration.
+(RFC 6749, 7636, 9700), RFC 9068 tokens of five minutes, bound to a key for whoever shows one (DPoP, RFC 9449), revocation
+(RFC 7009), metadata (RFC 8414) and `iss` in every authorization response (RFC 9207). No refresh tokens, no implicit or
+password grant, no dynamic registration.
 
 `AUTHLIB_INSECURE_TRANSPORT` is not needed and never set: since 1.8 Authlib itself takes plain http for a loopback host, and
 only for that, so a node that somehow answered under another name would still be refused by the library.
@@ -30,8 +31,11 @@ from flask import Blueprint, Response, jsonify, request
 from joserfc.jwk import ECKey
 
 from services.config import ConfigurationError
+from services.gateway.dpop import ProofVerifier, sent_proof
+from services.gateway.jws import ALGORITHMS
 from services.gateway.node_secrets import public_keys
 from services.gateway.oauth_grants import (
+    PASSWORD_ACR,
     AccessTokens,
     AuthorizationCodes,
     Client,
@@ -41,7 +45,6 @@ from services.gateway.oauth_grants import (
     TokenRevocation,
 )
 from services.gateway.principals import SCOPES_OF_ROLE, Account, Scope
-from services.gateway.revocations import Revocations
 from services.gateway.sign_in import (
     SIGN_IN_WINDOW,
     Credentials,
@@ -50,6 +53,8 @@ from services.gateway.sign_in import (
     TooManySignIns,
     plain_answer,
 )
+from services.gateway.token_errors import InvalidProof
+from services.gateway.token_store import TokenStore
 from services.gateway.tokens import TokenVerifier
 from services.loopback import is_loopback
 
@@ -79,7 +84,8 @@ class _Server(AuthorizationServer):  # type: ignore[misc]  # Authlib ships no ty
         accounts: Mapping[str, Account],
         logins: Mapping[str, str],
         pages: PagesClient,
-        store: Revocations,
+        store: TokenStore,
+        proofs: ProofVerifier,
         now: Callable[[], datetime],
     ) -> None:
         clients = {
@@ -98,7 +104,7 @@ class _Server(AuthorizationServer):  # type: ignore[misc]  # Authlib ships no ty
         super().__init__(query_client=clients.get, save_token=lambda _token, _request: None)
         self.issuer = issuer
         self.now = now
-        self.revocations = store
+        self.store = store
         self.codes = AuthorizationCodes(store, now)
         keys = public_keys(signing_key)
         self.verifier = TokenVerifier(
@@ -107,11 +113,14 @@ class _Server(AuthorizationServer):  # type: ignore[misc]  # Authlib ships no ty
             countries={account.country for account in accounts.values()},
             jwks=lambda: keys,
             is_revoked=store.is_revoked,
+            proofs=proofs,
             now=now,
         )
+        self._proofs = proofs
         self._accounts = accounts
         self._credentials = Credentials({**logins, pages.client_id: pages.secret}, now)
-        self.register_token_generator("default", AccessTokens(issuer, audience, signing_key, accounts, now))
+        tokens = AccessTokens(issuer, audience, signing_key, accounts, self._sender_key, now)
+        self.register_token_generator("default", tokens)
         self.register_client_auth_method("client_secret_basic", self._authenticate_client)
         self.register_grant(CodeGrant, [CodeRules(required=True)])
         self.register_grant(ClientCredentialsGrant)
@@ -121,9 +130,16 @@ class _Server(AuthorizationServer):  # type: ignore[misc]  # Authlib ships no ty
         """The account of this person. Raises `SignInRefused` or `TooManySignIns`."""
         self._credentials.check(username, password)
         account = self._accounts.get(username)
-        if account is None or self.revocations.is_revoked(account.person):
+        if account is None or self.store.is_revoked(account.person):
             raise SignInRefused
         return account
+
+    def _sender_key(self) -> str | None:
+        proof = sent_proof(request)
+        try:
+            return None if proof is None else self._proofs.thumbprint(proof)
+        except InvalidProof:
+            raise OAuth2Error(error="invalid_dpop_proof") from None
 
     def _authenticate_client(self, query_client: Callable[[str], Client | None], _request: Any) -> Client | None:
         # Authlib's own fails on a header that is not base64 of UTF-8; RFC 6749 section 2.3.1 has both halves form-encoded.
@@ -161,6 +177,7 @@ _ADVICE = {
     "invalid_request": "A parameter is missing, given twice or not allowed. Check the request and send it again.",
     "invalid_client": "The client id or its secret is wrong. Send both with HTTP Basic.",
     "invalid_grant": "The code is wrong, used or older than a minute, or does not match its request. Sign in again.",
+    "invalid_dpop_proof": "The DPoP proof does not fit. Set the clock right, make a new one for this request, and start again.",
     "invalid_scope": "No scope asked for can be given to this account. Ask for fewer, or for none to get all it has.",
     "unauthorized_client": "This client may not use this grant. Programs use client_credentials, pages authorization_code.",
     "unsupported_grant_type": "Use client_credentials or authorization_code.",
@@ -177,12 +194,14 @@ def authorization_server(
     accounts: Iterable[Account],
     logins: Mapping[str, str],
     pages: PagesClient,
-    store: Revocations,
+    store: TokenStore,
+    proofs: ProofVerifier,
     now: Callable[[], datetime],
 ) -> Blueprint:
     """The embedded authorization server as a Flask blueprint: `/oauth/...` and its RFC 8414 metadata.
 
-    `issuer` is scheme, host and port of this node, nothing more. `logins` maps user names to secrets. `now` is real time.
+    `issuer` is scheme, host and port of this node, nothing more. `logins` maps user names to secrets. `store` and `proofs` are
+    the gateway's own: its public address is the issuer. `now` is real time.
     Raises `ConfigurationError` if the issuer or an address of the pages is not on this machine.
     """
     by_name = {account.username: account for account in accounts}
@@ -201,6 +220,7 @@ def authorization_server(
         logins=logins,
         pages=pages,
         store=store,
+        proofs=proofs,
         now=now,
     )
     sign_in = SignInPage(server, server.sign_in, issuer)
@@ -292,6 +312,8 @@ def _metadata(issuer: str) -> dict[str, Any]:
         "code_challenge_methods_supported": ["S256"],
         "scopes_supported": [scope.value for scope in Scope],
         "authorization_response_iss_parameter_supported": True,
+        "dpop_signing_alg_values_supported": list(ALGORITHMS),
+        "acr_values_supported": [PASSWORD_ACR],
     }
 
 

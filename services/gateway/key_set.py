@@ -14,11 +14,14 @@ import msgspec
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, KeySet, OKPKey, RSAKey
 
-from services.gateway.token_errors import InvalidToken, Reason, TokenError
+from services.gateway.token_errors import InvalidToken, Reason, TokensUncheckable
 from services.loopback import is_loopback
 
 KEYS_KEPT = timedelta(minutes=10)
 """After this long without a successful fetch no key is trusted: a key taken out of service must stop working."""
+KEYS_RENEWED = timedelta(minutes=5)
+"""After this long they are fetched anew while they are still good, so that every outage of the issuer up to the difference
+goes unnoticed, whenever it begins."""
 REFETCH_EVERY = timedelta(seconds=10)
 """Key ids are attacker-chosen: without a limit each forged one would be a request to the issuer."""
 
@@ -27,15 +30,18 @@ _LARGEST_KEY_SET = 64 * 1024
 _SMALLEST_RSA_BITS = 2048
 
 
-class KeysUnavailable(TokenError):
+class KeysUnavailable(TokensUncheckable):
     """Without keys no token can be told from a forgery."""
 
-    status = 503
-
     def __init__(self, problem: str) -> None:
+        self.problem = problem
         super().__init__(
             f"Access tokens cannot be checked now: {problem}. Try again in {REFETCH_EVERY.seconds} seconds."
         )
+
+
+class NotPublished(KeysUnavailable):
+    """The issuer has no document at this address (404)."""
 
 
 class KeyCache:
@@ -52,7 +58,7 @@ class KeyCache:
     def key(self, key_id: str) -> Key:
         """The key with this id. Raises `InvalidToken` if the issuer has none, `KeysUnavailable` if it cannot be asked."""
         fresh = self._within(self._fetched_at, KEYS_KEPT)
-        if not fresh or key_id not in self._keys:
+        if not self._within(self._fetched_at, KEYS_RENEWED) or key_id not in self._keys:
             # A stranger's key id must not make everybody else's request wait for the issuer; stale keys must.
             self._refetch(wait=not fresh)
         if not self._within(self._fetched_at, KEYS_KEPT):
@@ -105,45 +111,16 @@ def _usable_keys(key_set: KeySet) -> dict[str, Key]:
 class HttpKeySet:
     """Fetches a JWK set from an issuer elsewhere. Calling it raises `KeysUnavailable` for whatever goes wrong.
 
-    `http.client` on purpose: it follows no redirect, obeys no proxy variable and speaks no `file:`, so the set can only
-    come from the host that the operator named. Raises `ValueError` for an address that is neither https nor loopback.
+    Raises `ValueError` for an address that is neither https nor loopback.
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if (
-            parts.username is not None
-            or not parts.hostname
-            or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname)))
-        ):
+        if not is_safe_address(url):
             raise ValueError("The address of the key set must start with https:// and name no user.")
-        self._tls = parts.scheme == "https"
-        self._host = parts.hostname
-        self._port = parts.port
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._url = url
 
     def __call__(self) -> KeySet:
-        connection = (
-            http.client.HTTPSConnection(
-                self._host, self._port, timeout=_FETCH_SECONDS, context=ssl.create_default_context()
-            )
-            if self._tls
-            else http.client.HTTPConnection(self._host, self._port, timeout=_FETCH_SECONDS)
-        )
-        try:
-            connection.connect()
-            with _deadline(connection.sock):
-                connection.request("GET", self._target, headers={"Accept": "application/json"})
-                response = connection.getresponse()
-                if response.status != http.HTTPStatus.OK:
-                    raise KeysUnavailable(f"the issuer answered {response.status} instead of its keys")
-                body = response.read(_LARGEST_KEY_SET + 1)
-        except (OSError, http.client.HTTPException) as error:
-            raise KeysUnavailable("the issuer cannot be reached") from error
-        finally:
-            connection.close()
-        if len(body) > _LARGEST_KEY_SET:
-            raise KeysUnavailable("the issuer's key set is too large")
+        body = fetch(self._url, "its keys", _LARGEST_KEY_SET)
         try:
             return KeySet.import_key_set({"keys": msgspec.json.decode(body, type=_KeySetDocument).keys})
         except (JoseError, ValueError, TypeError, RecursionError) as error:
@@ -152,6 +129,51 @@ class HttpKeySet:
 
 class _KeySetDocument(msgspec.Struct):
     keys: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=32)]
+
+
+def is_safe_address(url: str) -> bool:
+    """Whether what comes from there is what its owner sent: https, or plain http on this machine, and no user named."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if parts.username is not None or not host:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+
+
+def fetch(url: str, what: str, largest: int) -> bytes:
+    """What a safe address answers with 200, at most `largest` bytes. Raises `KeysUnavailable`.
+
+    `http.client` on purpose: it follows no redirect, obeys no proxy variable and speaks no `file:`, so the answer can only
+    come from the host that the operator named.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    connection = (
+        http.client.HTTPSConnection(host, parts.port, timeout=_FETCH_SECONDS, context=ssl.create_default_context())
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, parts.port, timeout=_FETCH_SECONDS)
+    )
+    try:
+        connection.connect()
+        with _deadline(connection.sock):
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.request("GET", target, headers={"Accept": "application/json"})
+            response = connection.getresponse()
+            if response.status == http.HTTPStatus.NOT_FOUND:
+                raise NotPublished(f"the issuer does not publish {what}")
+            if response.status != http.HTTPStatus.OK:
+                raise KeysUnavailable(f"the issuer answered {response.status} instead of {what}")
+            body = response.read(largest + 1)
+    except (OSError, http.client.HTTPException) as error:
+        raise KeysUnavailable("the issuer cannot be reached") from error
+    finally:
+        connection.close()
+    if len(body) > largest:
+        raise KeysUnavailable(f"what the issuer sent as {what} is too large")
+    return body
 
 
 @contextmanager

@@ -11,17 +11,16 @@ from typing import Any, ClassVar
 import msgspec
 from authlib.common.urls import add_params_to_uri
 from authlib.oauth2 import OAuth2Error
-from authlib.oauth2.rfc6749 import InvalidRequestError, InvalidScopeError
+from authlib.oauth2.rfc6749 import InvalidGrantError, InvalidRequestError, InvalidScopeError
 from authlib.oauth2.rfc6749.grants import AuthorizationCodeGrant
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7636 import CodeChallenge
-from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from services.gateway.principals import SCOPES_OF_ROLE, Account, Principal, Scope
-from services.gateway.revocations import Revocations
 from services.gateway.token_errors import InvalidToken
+from services.gateway.token_store import TokenStore
 from services.gateway.tokens import LONGEST_LIFETIME
 
 CODE_LIFETIME = timedelta(seconds=60)
@@ -29,8 +28,12 @@ TOKEN_LIFETIME = LONGEST_LIFETIME
 
 _AuthlibResponse = tuple[int, str, list[tuple[str, str]]]
 
+PASSWORD_ACR = "urn:haven:acr:password"  # noqa: S105
+"""How everybody signs in here (`acr`): with one secret."""
+
 _CODES_KEPT = 10_000
-_S256_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
+_SHA256_IN_BASE64URL = re.compile(r"[A-Za-z0-9_-]{43}")
+_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 class PagesClient(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +90,9 @@ class AuthorizationCode(msgspec.Struct, kw_only=True):
     scope: str
     token_id: str
     issued_at: datetime
+    """When the person signed in: the page always asks."""
+    dpop_jkt: str = ""
+    """Thumbprint of the key that must redeem it, if the client named one (RFC 9449 section 10)."""
     used: bool = False
     code_challenge_method: str = "S256"
 
@@ -107,8 +113,8 @@ class _IssuedToken(msgspec.Struct, frozen=True):
 class AuthorizationCodes:
     """Codes by their digest, each good for one use within `CODE_LIFETIME`, and remembered for as long as its token lives."""
 
-    def __init__(self, revocations: Revocations, now: Callable[[], datetime]) -> None:
-        self._revocations = revocations
+    def __init__(self, store: TokenStore, now: Callable[[], datetime]) -> None:
+        self._store = store
         self._now = now
         self._lock = threading.Lock()
         self._codes: dict[str, AuthorizationCode] = {}
@@ -131,7 +137,7 @@ class AuthorizationCodes:
                 return None
             if issued.used:
                 # RFC 6749 section 4.1.2: two holders of one code means that one of them stole it.
-                self._revocations.revoke(issued.token_id, self._now() + TOKEN_LIFETIME)
+                self._store.revoke(issued.token_id, self._now() + TOKEN_LIFETIME)
                 return None
             issued.used = True
             return issued if self._now() - issued.issued_at < CODE_LIFETIME else None
@@ -141,8 +147,12 @@ def _digest(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-class AccessTokens(JWTBearerTokenGenerator):  # type: ignore[misc]  # Authlib ships no types
-    """RFC 9068 tokens. Authlib's own neither name the key nor let the clock be passed in."""
+class AccessTokens:
+    """Makes RFC 9068 tokens; called by Authlib. Its own generator names no key and takes no clock.
+
+    `sender_key()` gives the thumbprint of the key whose possession the present request shows, to bind the token to; `None`
+    if it shows none. It is asked last: a proof is used up by whoever would get a token, and by nobody else.
+    """
 
     def __init__(
         self,
@@ -150,36 +160,51 @@ class AccessTokens(JWTBearerTokenGenerator):  # type: ignore[misc]  # Authlib sh
         audience: str,
         signing_key: ECKey,
         accounts: Mapping[str, Account],
+        sender_key: Callable[[], str | None],
         now: Callable[[], datetime],
     ) -> None:
-        super().__init__(issuer, alg="ES256", expires_generator=int(TOKEN_LIFETIME.total_seconds()))
+        self._issuer = issuer
         self._audience = audience
         self._signing_key = signing_key
         self._accounts = accounts
+        self._sender_key = sender_key
         self._now = now
 
-    def access_token_generator(self, *, client: Client, user: AuthorizationCode | None, scope: str, **_: object) -> str:
+    def __call__(
+        self, *, client: Client, scope: str | None, user: AuthorizationCode | None, **_: object
+    ) -> dict[str, Any]:
+        granted = client.get_allowed_scope(scope)
+        if granted is None:
+            raise InvalidScopeError
+        key = self._sender_key()
+        if user and user.dpop_jkt and user.dpop_jkt != key:
+            raise InvalidGrantError  # whoever stole the code has another key, or none
         account = user.account if user else self._accounts[client.client_id]
         issued_at = int(self._now().timestamp())
-        return jwt.encode(
-            {"alg": self.alg, "typ": "at+jwt", "kid": self._signing_key.kid},
-            {
-                "iss": self.issuer,
-                "aud": self._audience,
-                "sub": account.username,
-                "client_id": client.client_id,
-                "iat": issued_at,
-                "exp": issued_at + int(TOKEN_LIFETIME.total_seconds()),
-                "jti": user.token_id if user else secrets.token_urlsafe(16),
-                "scope": scope,
-                "haven_person": account.person,
-                "haven_role": account.role,
-                "haven_organisation": account.organisation,
-                "haven_country": account.country,
-            },
-            self._signing_key,
-            algorithms=[self.alg],
-        )
+        claims = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": account.username,
+            "client_id": client.client_id,
+            "iat": issued_at,
+            "exp": issued_at + int(TOKEN_LIFETIME.total_seconds()),
+            "jti": user.token_id if user else secrets.token_urlsafe(16),
+            "scope": granted,
+            "haven_person": account.person,
+            "haven_role": account.role,
+            "haven_organisation": account.organisation,
+            "haven_country": account.country,
+            # A program here acts for the person whose account it is, and signs in with that person's own secret.
+            "auth_time": int(user.issued_at.timestamp()) if user else issued_at,
+            "acr": PASSWORD_ACR,
+        } | ({"cnf": {"jkt": key}} if key else {})
+        header = {"alg": "ES256", "typ": "at+jwt", "kid": self._signing_key.kid}
+        return {
+            "token_type": "DPoP" if key else "Bearer",
+            "access_token": jwt.encode(header, claims, self._signing_key, algorithms=["ES256"]),
+            "expires_in": int(TOKEN_LIFETIME.total_seconds()),
+            "scope": granted,
+        }
 
 
 class CodeRules(CodeChallenge):  # type: ignore[misc]  # Authlib ships no types
@@ -196,9 +221,28 @@ class CodeRules(CodeChallenge):  # type: ignore[misc]  # Authlib ships no types
             raise InvalidRequestError
         if parameters.get("code_challenge_method") != "S256":
             raise InvalidRequestError
-        if not _S256_CHALLENGE.fullmatch(parameters.get("code_challenge", "")):
+        if not _SHA256_IN_BASE64URL.fullmatch(parameters.get("code_challenge", "")):
             raise InvalidRequestError
+        if "dpop_jkt" in parameters and not _SHA256_IN_BASE64URL.fullmatch(parameters["dpop_jkt"]):
+            raise InvalidRequestError
+        _check_sign_in_asked_for(parameters)
         super().validate_code_challenge(grant, redirect_uri)
+
+
+def _check_sign_in_asked_for(parameters: Mapping[str, str]) -> None:
+    """How the client wants the person signed in (OpenID Connect Core section 3.1.2.1, RFC 9470 section 4). The page asks
+    every time and there is one way to answer it, so any `max_age` is met, and nothing that needs another way ever is."""
+    if "max_age" in parameters and not _SECONDS.fullmatch(parameters["max_age"]):
+        raise InvalidRequestError
+    match parameters.get("prompt", "login"):
+        case "login":
+            pass
+        case "none":
+            raise OAuth2Error(error="login_required")
+        case _:
+            raise InvalidRequestError
+    if "acr_values" in parameters and PASSWORD_ACR not in parameters["acr_values"].split(" "):
+        raise OAuth2Error(error="unmet_authentication_requirements")
 
 
 class CodeGrant(AuthorizationCodeGrant):  # type: ignore[misc]  # Authlib ships no types
@@ -237,6 +281,7 @@ class CodeGrant(AuthorizationCodeGrant):  # type: ignore[misc]  # Authlib ships 
                 scope=" ".join(sorted(scopes)),
                 token_id=secrets.token_urlsafe(16),
                 issued_at=self.server.now(),
+                dpop_jkt=asked.payload.data.get("dpop_jkt", ""),
             ),
         )
 
@@ -248,7 +293,7 @@ class CodeGrant(AuthorizationCodeGrant):  # type: ignore[misc]  # Authlib ships 
         """Nothing: `AuthorizationCodes.take` used it up, and must still know it to notice a second use."""
 
     def authenticate_user(self, authorization_code: AuthorizationCode) -> AuthorizationCode | None:
-        revoked = self.server.revocations.is_revoked(authorization_code.account.person)
+        revoked = self.server.store.is_revoked(authorization_code.account.person)
         return None if revoked else authorization_code
 
 
@@ -263,4 +308,4 @@ class TokenRevocation(RevocationEndpoint):  # type: ignore[misc]  # Authlib ship
             return None
 
     def revoke_token(self, token: _IssuedToken, _request: Any) -> None:
-        self.server.revocations.revoke(token.principal.token_id, token.principal.issued_at + TOKEN_LIFETIME)
+        self.server.store.revoke(token.principal.token_id, token.principal.issued_at + TOKEN_LIFETIME)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from services.gateway.bodies import Body
+from services.gateway.jws import ALGORITHMS
 from services.gateway.principals import Scope
 from services.gateway.routing import PREFIX, Rule
 
@@ -51,14 +53,27 @@ def document(rules: Sequence[Rule], issuer: str) -> dict[str, Any]:
             "securitySchemes": {
                 "oauth": {
                     "type": "oauth2",
-                    "description": "RFC 9068 access tokens",
+                    "description": (
+                        "RFC 9068 access tokens of five minutes. A token that is bound to a key is sent as "
+                        "`Authorization: DPoP <token>`, with a proof (see `dpop`); a program's must be bound unless the "
+                        "operator says otherwise."
+                    ),
                     "flows": {
                         "clientCredentials": {
                             "tokenUrl": f"{issuer}/oauth/token",
                             "scopes": {str(scope): scope.name.replace("_", " ").lower() for scope in Scope},
                         }
                     },
-                }
+                },
+                "dpop": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "DPoP",
+                    "description": (
+                        "RFC 9449 proof that the sender holds the token's key: a new one for every request. `htu` is that request's "
+                        f"public address without the query; signed with one of {', '.join(ALGORITHMS)}."
+                    ),
+                },
             },
         },
     }
@@ -107,13 +122,14 @@ def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": rule.view.__name__,
         "summary": rule.summary,
-        "description": f"Roles: {roles}.",
-        "security": [{"oauth": [str(rule.scope)]}],
+        "description": f"Roles: {roles}." + (" For a person who has just signed in: see 401." if rule.fresh else ""),
+        "security": [{"oauth": [str(rule.scope)]}, {"oauth": [str(rule.scope)], "dpop": []}],
         "parameters": parameters,
         "responses": {
             **({"201": _json("The request as opened")} if rule.view.__name__ == "open_relocation_request" else {}),
             "200": _stream() if rule.path == "/stream" else _json("As asked"),
             **({"202": _json("Received and kept; not decided yet")} if rule.waits else {}),
+            **({"401": _sign_in_again(rule.fresh)} if rule.fresh else {}),
             "4XX": _problem("Refused; nothing was changed"),
             "5XX": _problem("Not available now; repeat with the same Idempotency-Key"),
         },
@@ -129,6 +145,15 @@ def _json(what: str) -> dict[str, Any]:
 
 def _stream() -> dict[str, Any]:
     return {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+def _sign_in_again(within: timedelta) -> dict[str, Any]:
+    seconds = int(within.total_seconds())
+    return _problem(
+        "No token, or a sign-in that is too old or too weak for a signature (RFC 9470)."
+        f" `WWW-Authenticate` then says `insufficient_user_authentication` with `max_age` {seconds} and the `acr_values` that"
+        " will do: sign in again with them and repeat under the same Idempotency-Key. A machine cannot sign."
+    ) | {"headers": {"WWW-Authenticate": {"schema": {"type": "string"}}}}
 
 
 def _problem(what: str) -> dict[str, Any]:

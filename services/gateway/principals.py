@@ -4,10 +4,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 
 from events.vocabulary import CountryCode, Role, SafeIdentifier
+
+Scheme = Literal["Bearer", "DPoP"]
+"""How an access token is sent: as it is, or with a proof that its sender holds its key."""
 
 
 class Scope(StrEnum):
@@ -104,6 +108,21 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     client_id: str
     token_id: str
     issued_at: datetime
+    authenticated_at: datetime | None
+    """When a person signed in (claim `auth_time`); `None` where nobody did: a machine."""
+    acr: str
+    """How, in the issuer's words (claim `acr`); empty where it does not say."""
+    confirmation: str | None
+    """Thumbprint of the key that the token is bound to (claim `cnf.jkt`), whose possession was shown; `None` for any bearer."""
+
+    @property
+    def is_machine(self) -> bool:
+        return self.authenticated_at is None
+
+    @property
+    def scheme(self) -> Scheme:
+        """How its token is sent."""
+        return "Bearer" if self.confirmation is None else "DPoP"
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The routes of a relocation request: open it, follow it, sign it, travel, arrive."""
 
-from datetime import UTC
+from datetime import UTC, timedelta
 from typing import Any
 
 import msgspec
@@ -29,6 +29,8 @@ from services.gateway.read_model import Json, moment_key
 from services.gateway.reflection import SHOWN_TO, reflection_clock
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
 
+A_SIGNATURE = timedelta(minutes=5)
+"""How long ago whoever signs a placement may have signed in: an unattended screen signs nothing."""
 FOLLOWERS = (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.GUARDIAN, Role.ESCORT)
 
 
@@ -240,6 +242,7 @@ def record_consent(call: Call) -> Response:
     "First signature: the origin country's focal point chooses an offer",
     body=bodies.ProposalBody,
     waits=True,
+    fresh=A_SIGNATURE,
 )
 def propose_placement(call: Call) -> Response:
     return command_about(call, ProposePlacement, ask_id=call.body.ask_id, override=call.body.override)
@@ -253,6 +256,7 @@ def propose_placement(call: Call) -> Response:
     "Second signature, or its refusal: the host country's focal point",
     body=bodies.Countersignature,
     waits=True,
+    fresh=A_SIGNATURE,
 )
 def countersign_placement(call: Call) -> Response:
     return command_about(call, CountersignPlacement, proposal=call.body.proposal_hash, refusal=call.body.refusal)

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import msgspec
@@ -22,6 +22,7 @@ from reference import Reference
 from services.gateway import problems
 from services.gateway.access import actor_of, authorise
 from services.gateway.bodies import Body, read_body
+from services.gateway.dpop import sent_proof
 from services.gateway.intake import LONGEST_WAIT, Accepted, Intake, Intent
 from services.gateway.principals import Principal, Scope
 from services.gateway.read_model import Json, ReadModel
@@ -134,6 +135,7 @@ class Rule:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     waits: bool = False
+    fresh: timedelta | None = None
 
 
 def rule(
@@ -147,8 +149,10 @@ def rule(
     query: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     waits: bool = False,
+    fresh: timedelta | None = None,
 ) -> Callable[[View], Rule]:
-    """Declares a route. `waits`: takes `Prefer: wait=N` and may answer with the outcome instead of 202."""
+    """Declares a route. `waits`: takes `Prefer: wait=N` and may answer with the outcome instead of 202. `fresh`: for a person
+    who signed in within this time, in a way that may sign (RFC 9470)."""
 
     def declare(view: View) -> Rule:
         return Rule(
@@ -162,6 +166,7 @@ def rule(
             query=query or {},
             headers=headers or {},
             waits=waits,
+            fresh=fresh,
         )
 
     return declare
@@ -188,8 +193,10 @@ _WAIT = re.compile(r"(?:\A|[,;\s])wait=(\d{1,3})(?:\Z|[,;\s])")
 
 def _guarded(gateway: Gateway, route: Rule) -> Callable[..., Response]:
     def guarded(**path: str) -> Response:
-        principal = gateway.verifier.verify(request.headers.get("Authorization"))
+        principal = gateway.verifier.verify(request.headers.get("Authorization"), sent_proof(request))
         authorise(principal, route.scope, route.roles)
+        if route.fresh:
+            gateway.verifier.require_fresh_sign_in(principal, route.fresh)
         if any(not _IDENTIFIER.match(value) for value in path.values()):
             raise problems.not_found()
         if set(request.args) - set(route.query):

@@ -1,4 +1,4 @@
--- What the gateway remembers of intents, and the read model. Who sees which row is in rights.sql.
+-- What the gateway remembers of intents and tokens, and the read model. Who sees which row is in rights.sql.
 
 CREATE TABLE idempotency (
     intent_id text PRIMARY KEY,
@@ -9,6 +9,21 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX ix_idempotency_subject ON idempotency (subject);
 CREATE INDEX ix_idempotency_received_at ON idempotency (received_at);
+
+CREATE TABLE revocations (
+    subject text NOT NULL,
+    until bigint NOT NULL,
+    PRIMARY KEY (subject, until)
+);
+COMMENT ON TABLE revocations IS 'Token ids and person ids that are refused, until a moment in seconds since 1970.';
+
+CREATE TABLE used_proofs (
+    proof text PRIMARY KEY,
+    until bigint NOT NULL
+);
+COMMENT ON TABLE used_proofs IS
+    'DPoP proofs that were used, by their digests, until the moment in seconds since 1970 when they are too old anyway.';
+CREATE INDEX ix_used_proofs_until ON used_proofs (until);
 
 CREATE TABLE requests (
     request_id text PRIMARY KEY,

@@ -60,6 +60,9 @@ GRANT SELECT, UPDATE (published_at) ON gateway.dead_letters, placement.dead_lett
 GRANT SELECT, INSERT, DELETE ON gateway.idempotency TO haven_gateway;
 GRANT SELECT, DELETE ON gateway.idempotency TO haven_projection;
 
+-- Tokens that are refused and proofs that were used, for all gateways: nothing is updated, so nothing ends before its time.
+GRANT SELECT, INSERT, DELETE ON gateway.revocations, gateway.used_proofs TO haven_gateway;
+
 -- The read model: one writer, and readers who see what `haven.parties` of their transaction says.
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.requests, gateway.request_parties, gateway.asks, gateway.units, gateway.trail,
     gateway.trail_subjects, gateway.changes TO haven_projection;

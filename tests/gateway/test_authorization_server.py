@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,15 +20,17 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from werkzeug.test import Client, TestResponse
 
+from events.log.engines import sqlite_engine
 from services.config import ConfigurationError
 from services.gateway import oauth_grants, sign_in
 from services.gateway.authorization_server import authorization_server, refuse_when_external
+from services.gateway.dpop import ProofVerifier
 from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
 from services.gateway.oauth_grants import AuthorizationCode, AuthorizationCodes, PagesClient
 from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope, demo_principals
-from services.gateway.revocations import Revocations
 from services.gateway.sign_in import Credentials, SignInRefused, TooManySignIns
 from services.gateway.token_errors import InvalidToken, Reason
+from services.gateway.token_store import TokenStore
 from services.gateway.tokens import TokenVerifier
 
 ISSUER = "http://127.0.0.1:8080"
@@ -61,7 +62,9 @@ class Node:
         self.issuer = issuer
         self.logins = load_or_create_logins(data_dir, ACCOUNTS)
         self.signing_key = load_or_create_signing_key(data_dir)
-        self.revocations = Revocations(data_dir / "revocations.sqlite", clock)
+        self.store = TokenStore(sqlite_engine(str(data_dir / "tokens.sqlite")), clock)
+        self.store.create_schema()
+        proofs = ProofVerifier(public_url=ISSUER, is_first_use=self.store.is_first_use, now=clock)
         app = Flask(__name__)
         app.register_blueprint(
             authorization_server(
@@ -71,7 +74,8 @@ class Node:
                 accounts=ACCOUNTS,
                 logins=self.logins,
                 pages=PAGES,
-                store=self.revocations,
+                store=self.store,
+                proofs=proofs,
                 now=clock,
             )
         )
@@ -83,7 +87,8 @@ class Node:
             audience=AUDIENCE,
             countries={"BE", "NL", "LU"},
             jwks=lambda: keys,
-            is_revoked=self.revocations.is_revoked,
+            is_revoked=self.store.is_revoked,
+            proofs=proofs,
             now=clock,
         )
 
@@ -170,7 +175,7 @@ def clock() -> Clock:
 def node(tmp_path: Path, clock: Clock) -> Iterator[Node]:
     node = Node(tmp_path, clock)
     yield node
-    node.revocations.close()
+    node.store.close()
 
 
 # -- client credentials
@@ -360,7 +365,7 @@ def test_a_code_used_again_after_it_expired_still_revokes_its_token(node, clock)
 
 
 def test_a_code_is_only_good_for_the_client_it_was_given_to(node, clock):
-    codes = AuthorizationCodes(node.revocations, clock)
+    codes = AuthorizationCodes(node.store, clock)
     issued = AuthorizationCode(
         account=ACCOUNTS[0],
         client_id="pages",
@@ -671,13 +676,13 @@ def test_a_revoked_token_stays_revoked_after_a_restart(tmp_path, clock):
     with pytest.raises(InvalidToken) as refused:
         after.principal(revoked)
     assert refused.value.reason is Reason.REVOKED
-    before.revocations.close()
-    after.revocations.close()
+    before.store.close()
+    after.store.close()
 
 
 def test_a_revoked_person_is_out_at_once_and_does_not_come_in_again(node, clock):
     token, code = node.token(COORDINATOR), node.code()
-    node.revocations.revoke(f"synthetic.{COORDINATOR}", clock.time + timedelta(hours=1))
+    node.store.revoke(f"synthetic.{COORDINATOR}", clock.time + timedelta(hours=1))
     with pytest.raises(InvalidToken):
         node.principal(token)
     assert node.redeem(code).json["error"] == "invalid_grant"
@@ -686,26 +691,6 @@ def test_a_revoked_person_is_out_at_once_and_does_not_come_in_again(node, clock)
     assert node.sign_in(COORDINATOR).status_code == 403
     clock.advance(hours=1)
     assert node.login(COORDINATOR).status_code == 200
-
-
-def test_revocations_are_forgotten_when_the_token_would_have_expired(tmp_path, clock):
-    store = Revocations(tmp_path / "revocations.sqlite", clock)
-    store.revoke("old", clock.time + timedelta(minutes=5))
-    clock.advance(minutes=5)
-    assert not store.is_revoked("old")
-    store.revoke("new", clock.time + timedelta(minutes=5))
-    store.close()
-    rows = sqlite3.connect(tmp_path / "revocations.sqlite").execute("SELECT subject FROM revoked").fetchall()
-    assert rows == [("new",)]
-
-
-def test_an_earlier_end_never_shortens_a_revocation(tmp_path, clock):
-    store = Revocations(tmp_path / "revocations.sqlite", clock)
-    store.revoke("person", clock.time + timedelta(hours=1))
-    store.revoke("person", clock.time + timedelta(minutes=1))
-    clock.advance(minutes=30)
-    assert store.is_revoked("person")
-    store.close()
 
 
 # -- metadata

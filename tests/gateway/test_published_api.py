@@ -52,7 +52,7 @@ def test_every_operation_names_its_scope_its_roles_and_what_it_takes(document: J
     described = operations(document)
     for rule in RULES:
         operation = described[rule.method, PREFIX + rule.path]
-        assert operation["security"] == [{"oauth": [str(rule.scope)]}]
+        assert operation["security"] == [{"oauth": [str(rule.scope)]}, {"oauth": [str(rule.scope)], "dpop": []}]
         assert all(str(role) in operation["description"] for role in rule.roles)
         named = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
         assert {("query", name) for name in rule.query} <= named

@@ -19,6 +19,7 @@ from joserfc.jws import JWSRegistry
 
 from events.vocabulary import Role
 from services.gateway import key_set, tokens
+from services.gateway.dpop import ProofVerifier
 from services.gateway.key_set import HttpKeySet, KeysUnavailable
 from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope, demo_principals
 from services.gateway.token_errors import InsufficientScope, InvalidToken, MissingToken, Reason
@@ -70,6 +71,7 @@ class Issuer:
             "haven_role": "referrer",
             "haven_organisation": "be-police-antwerp",
             "haven_country": "BE",
+            "auth_time": now,
         } | changes
         return {name: value for name, value in claims.items() if value is not None}
 
@@ -89,6 +91,11 @@ class Issuer:
 
     def good_header(self) -> bytes:
         return json.dumps({"alg": "ES256", "typ": "at+jwt", "kid": self.key.kid}).encode()
+
+
+def no_proofs(clock: Clock) -> ProofVerifier:
+    """For tokens that anybody may bear; those that are bound are in test_dpop.py."""
+    return ProofVerifier(public_url=ISSUER, is_first_use=lambda *_: False, now=clock)
 
 
 def encoded(raw: bytes) -> str:
@@ -113,6 +120,7 @@ def verifier(issuer: Issuer, clock: Clock) -> TokenVerifier:
         countries={"BE", "NL", "LU"},
         jwks=issuer.jwks,
         is_revoked=lambda token_id, person: bool({token_id, person} & issuer.revoked),
+        proofs=no_proofs(clock),
         now=clock,
     )
 
@@ -139,6 +147,9 @@ def test_a_good_token_becomes_its_principal(issuer, verifier):
         client_id="pages",
         token_id="token-1",
         issued_at=START,
+        authenticated_at=START,
+        acr="",
+        confirmation=None,
     )
 
 
@@ -175,11 +186,13 @@ def test_the_other_fapi_algorithms_are_accepted(algorithm, key, issuer, verifier
 # -- where the token comes from
 
 
-@pytest.mark.parametrize("header", [None, "", "Basic dXNlcjpzZWNyZXQ=", "DPoP abc.def.ghi"])
-def test_a_request_without_a_bearer_token_is_asked_for_one(header, verifier):
+@pytest.mark.parametrize("header", [None, "", " ", "Basic dXNlcjpzZWNyZXQ=", "Bearerx a.b.c", "DPoPBearer a.b.c"])
+def test_a_request_without_a_token_is_asked_for_one(header, verifier):
     with pytest.raises(MissingToken) as refused:
         verifier.verify(header)
-    assert (refused.value.status, refused.value.www_authenticate) == (401, 'Bearer realm="haven"')
+    assert refused.value.status == 401
+    challenge = 'Bearer realm="haven", DPoP realm="haven", algs="ES256 PS256 Ed25519 EdDSA"'
+    assert refused.value.www_authenticate == challenge
 
 
 @pytest.mark.parametrize(
@@ -319,7 +332,7 @@ def test_an_unknown_key_id_is_only_a_name(key_id, issuer, refusal):
 
 
 def test_a_token_over_eight_kibibytes_is_refused_before_it_is_decoded(issuer, refusal, monkeypatch):
-    monkeypatch.setattr(tokens, "_header", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr(tokens, "read_header", lambda *_: pytest.fail("decoded"))
     assert refusal(issuer.token(padding="x" * 9000)).reason is Reason.TOO_LARGE
 
 
@@ -567,7 +580,13 @@ def test_an_unreachable_issuer_is_bridged_for_ten_minutes_and_then_nobody_comes_
         return issuer.jwks()
 
     verifier = TokenVerifier(
-        issuer=ISSUER, audience=AUDIENCE, countries={"BE"}, jwks=jwks, is_revoked=lambda *_: False, now=clock
+        issuer=ISSUER,
+        audience=AUDIENCE,
+        countries={"BE"},
+        jwks=jwks,
+        is_revoked=lambda *_: False,
+        proofs=no_proofs(clock),
+        now=clock,
     )
     verifier.verify(f"Bearer {issuer.token()}")
     up = False

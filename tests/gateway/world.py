@@ -20,6 +20,7 @@ from events.envelope import Event
 from events.vocabulary import Group, Role, Stage, Track, UnitProfile
 from services.config import Settings
 from services.gateway.node_secrets import load_or_create_signing_key
+from services.gateway.oauth_grants import PASSWORD_ACR
 from services.gateway.principals import SCOPES_OF_ROLE
 from services.node import AUDIENCE, Node
 from simulation.inventory import SyntheticUnit
@@ -199,6 +200,8 @@ class World:
             "haven_role": str(who.role),
             "haven_organisation": who.organisation,
             "haven_country": who.country,
+            "auth_time": issued,
+            "acr": PASSWORD_ACR,
         }
         header = {"alg": "ES256", "typ": "at+jwt", "kid": self._key.kid}
         return jwt.encode(header, said | claims, self._key, algorithms=["ES256"])

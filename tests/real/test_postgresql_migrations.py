@@ -15,6 +15,7 @@ import events.sealing
 import services.capacity.worker
 import services.gateway.intake
 import services.gateway.read_model
+import services.gateway.token_store
 import services.placement.worker
 from deploy.parts import PostgreSQL
 from deploy.postgresql import prepare
@@ -96,6 +97,7 @@ DECLARED = {
         services.gateway.intake.metadata,
         services.gateway.read_model.metadata,
         services.gateway.read_model.changes_metadata,
+        services.gateway.token_store.metadata,
     ),
     "placement": (*OF_EVERY_LOG, services.placement.worker.metadata),
     "capacity": (*OF_EVERY_LOG, services.capacity.worker.metadata),

@@ -130,6 +130,8 @@ GRANTED: dict[str, dict[str, str]] = {
     "haven_gateway": {
         "gateway.events": f"SELECT {APPEND}",
         "gateway.idempotency": "SELECT INSERT DELETE",
+        "gateway.revocations": "SELECT INSERT DELETE",
+        "gateway.used_proofs": "SELECT INSERT DELETE",
         "gateway.cursors": "SELECT",
         "gateway.last_change": "SELECT",
         "gateway.schema_version": "SELECT",
