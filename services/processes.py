@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ from events.kafka.connection import BrokerProblem
 from events.kafka.receiver import Receiver
 from events.kafka.relay import Relay
 from events.kafka.sweep import Sweep, Watchdog
-from events.kafka.topics import SOURCES, Layout
+from events.kafka.topics import SOURCES
 from events.kafka.worker import bring, faust_app
 from events.key_file import KeyEncryptionKeys
 from events.log.engines import is_database_trouble, postgresql_engine
@@ -140,9 +140,10 @@ class Worker:
         self.sweep: Sweep | None = None
 
     @property
-    def layout(self) -> Layout:
+    def topics(self) -> list[str]:
+        """The topics this kind of worker follows."""
         assert self.work is not None
-        return replace(self.settings.layout, sources=self.work.follows)
+        return [self.settings.layout.topic(source) for source in self.work.follows]
 
     def run(self, watch: Watch) -> int:
         """Works until SIGTERM or SIGINT; the exit status. Raises BadSetting, SchemaMismatch and what else must stop it."""
@@ -183,12 +184,12 @@ class Worker:
         self.threads.start("announcer", announcer.run)
         if self.work.pass_time is not None:
             self.threads.start("timers", self._let_time_pass)  # a hold expires also while no broker is there
-        found = self._until_there(lambda: topics.check(self.broker, self.layout))
-        if found is None:
+        layout = self.settings.layout
+        topic_ids = self._until_there(lambda: topics.check(self.broker, layout, self.topics))
+        if topic_ids is None:
             return False
-        followed = {topic: found[topic] for topic in map(self.layout.topic, self.work.follows)}
-        self.receivers = [Receiver(consumer, self.clock, followed) for consumer in self.work.consumers]
-        self.sweep = Sweep(self.receivers, self.broker, self.layout, f"{self.name}.sweep")
+        self.receivers = [Receiver(consumer, self.clock, topic_ids) for consumer in self.work.consumers]
+        self.sweep = Sweep(self.receivers, self.broker, layout, f"{self.name}.sweep")
         has_timers = self.work.pass_time is not None
         watch_worker(watch.metrics, self.sweep, self.receivers, self.work.log.engine, self.clock, has_timers=has_timers)
         if self.kind == "projection":
@@ -237,7 +238,7 @@ class Worker:
             group=self.group,
             worker_name=self.name,
             broker=self.broker,
-            topics=[self.layout.topic(source) for source in self.work.follows],
+            topics=self.topics,
             receivers=self.receivers,
             folder=folder,
         )
