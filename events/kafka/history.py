@@ -1,28 +1,28 @@
 """Reading a topic by offset, outside any consumer group: what a group did not bring can be fetched here."""
 
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 
 from events.kafka.connection import Broker
 from events.kafka.wire import Message
 
-READ_SECONDS = 10
+READ_SECONDS = 5
+BATCH = 100
 Place = tuple[str, int]
 """Topic and partition."""
+T = TypeVar("T")
 
 
 class HistoryCutShort(Exception):
-    """A topic no longer holds what it held: something deleted messages, or the topic itself."""
+    """A topic no longer holds the message at `offset`: its retention, or a person, deleted what is before `first`."""
 
-    def __init__(self, topic: str, partition: int, offset: int) -> None:
-        super().__init__(
-            f"{topic}/{partition} does not give the message at offset {offset}; the relay sends everything again once "
-            "it notices, or `haven topics rebuild` makes it"
-        )
+    def __init__(self, place: Place, offset: int, first: int) -> None:
+        self.first = first
+        super().__init__(f"{place[0]}/{place[1]} begins at offset {first} and no longer holds {offset}")
 
 
 class History:
@@ -34,43 +34,56 @@ class History:
         self._consumer: Any = None
         self._guard = threading.Lock()
 
-    def ends(self, places: list[Place]) -> dict[Place, int]:
-        """For each partition the offset the next message will get."""
-        with self._guard, self._fresh_after_failure():
-            ends = self._client().end_offsets([TopicPartition(*place) for place in places])
+    def ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        """For each partition the offset its next message will get. Raises what the client raised."""
+        partitions = [TopicPartition(*place) for place in places]
+        ends = self._ask(lambda client: client.end_offsets(partitions))
         return {(place.topic, place.partition): end for place, end in ends.items()}
 
-    def read(self, place: Place, start: int, end: int) -> Iterator[list[Message]]:
-        """The messages from offset `start` to before `end`, in batches. Raises HistoryCutShort, or what the client
-        raised."""
-        while start < end:
-            with self._guard, self._fresh_after_failure():
-                batch = self._batch(place, start, end)
-            if not batch or batch[0].offset != start:
-                raise HistoryCutShort(*place, start)
-            yield batch
-            start = batch[-1].offset + 1
+    def read(self, place: Place, start: int, end: int) -> list[Message]:
+        """Some messages of a partition, beginning with offset `start`, none at or beyond `end`, which it has reached.
+
+        Raises HistoryCutShort, KafkaTimeoutError when the broker gives nothing in time, or what the client raised."""
+        return self._ask(lambda client: self._batch(client, place, start, end))
 
     def close(self) -> None:
         with self._guard:
             self._drop()
 
-    def _batch(self, place: Place, start: int, end: int) -> list[Message]:
-        client, partition = self._client(), TopicPartition(*place)
+    def _ask(self, question: Callable[[Any], T]) -> T:
+        with self._guard:
+            try:
+                return question(self._client())
+            except HistoryCutShort:
+                raise
+            except BaseException:
+                self._drop()  # whatever state it is in, the next one starts anew
+                raise
+
+    def _batch(self, client: Any, place: Place, start: int, end: int) -> list[Message]:
+        partition = TopicPartition(*place)
         client.assign([partition])
         client.seek(partition, start)
-        records = client.poll(timeout_ms=READ_SECONDS * 1000, max_records=min(end - start, 200)).get(partition, [])
+        wanted = min(end - start, BATCH)
+        try:
+            records = client.poll(timeout_ms=READ_SECONDS * 1000, max_records=wanted).get(partition, [])
+        except OffsetOutOfRangeError:
+            records = []
+        if not records or records[0].offset != start:
+            first = client.beginning_offsets([partition])[partition]
+            if first > start:
+                raise HistoryCutShort(place, start, first)
+            raise KafkaTimeoutError(f"{place[0]}/{place[1]} does not give offset {start}")
         return [
             Message(
                 topic=record.topic,
                 partition=record.partition,
                 offset=record.offset,
                 key=record.key or b"",
-                headers=dict(record.headers),
+                headers={name: value or b"" for name, value in record.headers},
                 body=record.value or b"",
             )
             for record in records
-            if record.offset < end
         ]
 
     def _client(self) -> Any:
@@ -85,24 +98,7 @@ class History:
             )
         return self._consumer
 
-    def _fresh_after_failure(self) -> "_FreshAfterFailure":
-        return _FreshAfterFailure(self)
-
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close(timeout_ms=1000)
-
-
-class _FreshAfterFailure:
-    """A client that failed is thrown away: whatever state it is in, the next one starts anew."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        if kind is not None and issubclass(kind, KafkaError | OSError | ValueError | AssertionError):
-            self._history._drop()

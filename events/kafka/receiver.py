@@ -1,229 +1,357 @@
 """Taking messages from Kafka so that each counts once, in stream order, and none is skipped, whoever brings it.
 
 What was taken is remembered in the service's own database, in the transaction of its effects: which version of each
-stream (the inbox) and up to which offset of each partition (a cursor). The group's committed offsets are never trusted:
-Faust acknowledges what failed, and what it drops in a rebalance (docs/adr/0018). A message that arrives beyond the next
-offset shows that some were skipped; they are fetched and taken first.
+stream (the inbox) and up to which offset of each partition everything was taken (a cursor). The group's committed offsets
+are never trusted: Faust acknowledges what failed, and what it drops in a rebalance (docs/adr/0018). A message that arrives
+beyond the cursor is taken all the same and leaves the cursor where it is; the sweep fetches what is missing.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 
-from kafka.errors import KafkaError
+import msgspec
 
-from events.envelope import Event
+from events.envelope import Event, derived_id
 from events.kafka import dead_letters
-from events.kafka.dead_letters import DeadLetter, dead_letter
+from events.kafka.dead_letters import CUT_SHORT, HANGS, MALFORMED, TRIES, DeadLetter
 from events.kafka.history import History, HistoryCutShort, Place
 from events.kafka.wire import Malformed, Message, to_event
+from events.log.decider import timestamp
 from events.log.engines import is_database_trouble
 from events.log.inbox import Consumer, Incoming, ParkReason
 from events.log.store import Writing
 
 logger = logging.getLogger(__name__)
 
-HANGS = "hangs"
-MALFORMED = "malformed"
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
+LONG_WAIT_SECONDS = 1.0
 
 
 class Stopping(Exception):
     """The process is told to stop while a message waits for its database: it stays unacknowledged."""
 
 
-class Receiver:
-    """Takes the messages of the topics one consumer follows. Safe for use from several threads and processes at once."""
+class Hanging(Exception):
+    """The handler of this event did not come back once; it is not called again before somebody asks for it."""
 
-    def __init__(
-        self, consumer: Consumer, history: History, clock: Callable[[], datetime], topic_ids: dict[str, str]
-    ) -> None:
+
+@dataclass(frozen=True, eq=False)
+class AtWork:
+    """One run of a handler. Another run, also for the same event, is another object."""
+
+    event: Event
+    place: Place
+    offset: int
+
+
+class Receiver:
+    """Takes the messages of the topics one consumer follows. Safe for use from several threads and processes at once: the
+    write transaction of the consumer's log lets one in at a time."""
+
+    def __init__(self, consumer: Consumer, clock: Callable[[], datetime], topic_ids: Mapping[str, str]) -> None:
         self.consumer = consumer
         self.stopping = threading.Event()
         self.problem = ""
         """Why the message at hand cannot be taken yet; empty when nothing keeps it."""
-        self.handling: Incoming | None = None
-        """The event whose handler runs now, for the watchdog."""
-        self.topic_ids = topic_ids
-        self._history = history
+        self.at_work: AtWork | None = None
+        """The handler that runs now, for the watchdog."""
+        self.topic_ids = dict(topic_ids)
         self._clock = clock
-        self._taken: dict[str, int] = {}
-        self._message = threading.local()
+        # Both change only inside the write transaction.
+        self._at_hand: tuple[Place, int, str] = (("", 0), -1, "")
+        self._hanging: frozenset[str] = frozenset()
         self._handle = consumer.handle
         consumer.handle = self._watched
         consumer.on_parked = self._write_down
-        with consumer.log.engine.connect() as connection:
-            known = dead_letters.kept(connection, consumer.name)
-        self._hung = {letter.event_id for letter in known if letter.reason == HANGS}
 
     def receive(self, message: Message) -> None:
-        """Takes one message, however long the database or the broker keep it waiting. Never raises for what the message
-        is or does: that becomes a dead letter. Raises Stopping when the process ends meanwhile."""
-        pause = FIRST_PAUSE_SECONDS
+        """Takes one message, however long the database keeps it waiting. Never raises for what the message is or does: that
+        becomes a dead letter. Raises Stopping when the process ends meanwhile."""
+        pause, tries = FIRST_PAUSE_SECONDS, 0
         while not self.stopping.is_set():
             try:
-                self._fetch_skipped(message)
-                self._take([message])
+                self.take([message], set_aside=tries >= TRIES)
                 self.problem = ""
                 return
             except Exception as failure:
-                if not (is_database_trouble(failure) or isinstance(failure, KafkaError | HistoryCutShort)):
+                if not is_database_trouble(failure):
                     raise
-                self.problem = type(failure).__name__
+                self.problem, tries = type(failure).__name__, tries + 1
                 logger.warning(
                     "waiting consumer=%s topic=%s partition=%d offset=%d error=%s",
                     self.consumer.name,
                     message.topic,
                     message.partition,
                     message.offset,
-                    type(failure).__name__,
+                    self.problem,
                 )
             self.stopping.wait(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         raise Stopping
 
-    def position(self, place: Place) -> int:
-        """The offset of the last message taken from a partition, whichever process took it; -1 before the first."""
-        return self.consumer.position(self._key(place)) - 1
+    def take(self, messages: Sequence[Message], *, set_aside: bool = False) -> None:
+        """Takes a run of messages of one partition in one transaction or, when one of them fails, one by one. Raises only
+        for trouble of the database, with nothing changed.
 
-    def catch_up(self, place: Place, end: int) -> int:
-        """Takes everything of a partition before offset `end` that was not taken; how many messages that was."""
-        fetched = 0
-        for batch in self._history.read(place, self.position(place) + 1, end):
-            self._take(batch)
-            fetched += len(batch)
-            if self.stopping.is_set():
-                break
-        return fetched
-
-    def retry_due(self) -> int:
-        """Tries again what failed and is due for it; how many dead letters that settled."""
-        log, now = self.consumer.log, self._clock()
-        with log.engine.connect() as connection:
-            due = dead_letters.due(connection, self.consumer.name, now)
-        return sum(self._retry(letter, now) for letter in due)
-
-    def replay(self, letter: DeadLetter) -> bool:
-        """Tries once more what was given up; whether it is settled. Only events can be replayed."""
-        self._hung.discard(letter.event_id)
-        return letter.is_event and self._retry(letter, self._clock())
-
-    def gave_up_on_hanging(self) -> None:
-        """Writes down that the handler at work now does not come back, past its open transaction; for the watchdog, right
-        before it ends the process."""
-        message, incoming = self._last_message, self.handling
-        if incoming is None:
-            return
-        letter = dead_letter(self.consumer.name, message, incoming, HANGS, "", self._clock(), retry=False)
-        with self.consumer.log.engine.begin() as connection:
-            dead_letters.keep(Writing(self.consumer.log, connection), letter)
-
-    def _fetch_skipped(self, message: Message) -> None:
-        place = (message.topic, message.partition)
-        if message.offset <= self._taken.get(self._key(place), -1) + 1:
-            return
-        known = self.position(place)
-        if message.offset > known + 1:
-            fetched = self.catch_up(place, message.offset)
-            logger.warning("fetched what was skipped consumer=%s count=%d", self.consumer.name, fetched)
-
-    def _take(self, messages: Sequence[Message]) -> None:
-        """Takes a run of messages of one partition in one transaction, or, when one of them fails, one by one."""
+        `set_aside` is for what met trouble again and again: if the database is well enough to write that down, it is the
+        handler whose statements always run out of time."""
         try:
             self._take_together(messages)
         except Exception as failure:
-            if is_database_trouble(failure):
+            if is_database_trouble(failure) and not set_aside:
                 raise
+            if len(messages) == 1:
+                self._set_aside(messages[0], type(failure).__name__)
+                return
             for message in messages:
-                self._take_alone(message)
+                self.take([message])
 
-    def _take_together(self, messages: Sequence[Message]) -> None:
-        with self.consumer.log.writing() as tx:
-            for message in messages:
-                self._take_one(tx, message)
-        self._remember(messages[-1])
+    def position(self, place: Place) -> int:
+        """The offset up to which everything of a partition was taken, whichever process took it."""
+        return self.consumer.position(self._key(place))
 
-    def _take_alone(self, message: Message) -> None:
-        try:
-            self._take_together([message])
-        except Exception as failure:
-            if is_database_trouble(failure):
-                raise
-            logger.error("set aside consumer=%s error=%s", self.consumer.name, type(failure).__name__)
-            with self.consumer.log.writing() as tx:
-                self._set_aside(tx, message, to_event(message), type(failure).__name__)
-            self._remember(message)
+    def catch_up(self, history: History, place: Place, end: int) -> int:
+        """Takes what nobody has taken before offset `end`, asking before each batch how far others have come; how many
+        messages that was. Raises KafkaError, or Stopping."""
+        taken = 0
+        while (start := self.position(place)) < end and not self.stopping.is_set():
+            try:
+                batch = history.read(place, start, end)
+            except HistoryCutShort as cut:
+                logger.critical("messages are gone topic=%s partition=%d error=%s", *place, cut)
+                self._skip_what_is_gone(place, start, cut.first)
+                continue
+            try:
+                self.take(batch)
+                taken += len(batch)
+            except Exception as failure:
+                if not is_database_trouble(failure):
+                    raise
+                self.receive(batch[0])  # waits for the database
+        return taken
 
-    def _take_one(self, tx: Writing, message: Message) -> None:
-        self._message.at_hand, self._message.error = message, ""
-        self._last_message = message
-        event_id = ""
-        try:
-            incoming = to_event(message)
-            event_id = incoming.id
-            if event_id in self._hung:
-                self.consumer.set_aside(tx, incoming)
-            else:
-                self.consumer.take(tx, incoming)
-        except Malformed as malformed:
-            letter = dead_letter(
-                self.consumer.name, message, None, MALFORMED, malformed.reason, self._clock(), retry=False
-            )
-            dead_letters.keep(tx, letter)
-        self._move_cursor(tx, message, event_id)
-
-    def _set_aside(self, tx: Writing, message: Message, incoming: Incoming, error: str) -> None:
-        self._message.at_hand, self._message.error = message, error
-        self.consumer.set_aside(tx, incoming)
-        self._move_cursor(tx, message, incoming.id)
-
-    def _move_cursor(self, tx: Writing, message: Message, event_id: str) -> None:
-        # Positions count from 1, offsets from 0.
-        self.consumer.move_cursor(tx, self._key((message.topic, message.partition)), message.offset + 1, event_id)
-
-    def _remember(self, message: Message) -> None:
-        key = self._key((message.topic, message.partition))
-        self._taken[key] = max(self._taken.get(key, -1), message.offset)
-
-    def _write_down(self, tx: Writing, incoming: Incoming, reason: ParkReason) -> None:
-        """An event set aside for good, or until it is tried again, becomes a dead letter in the same transaction."""
-        if reason in {ParkReason.EARLY, ParkReason.BEHIND} or incoming.id in self._hung:
-            return
-        retry = reason is ParkReason.FAILED
-        message, error = self._message.at_hand, self._message.error
-        letter = dead_letter(self.consumer.name, message, incoming, reason, error, self._clock(), retry=retry)
-        dead_letters.keep(tx, letter)
-
-    def _retry(self, letter: DeadLetter, now: datetime) -> bool:
-        self._message.error = ""
-        log = self.consumer.log
-        try:
-            while self.consumer.retry_next(letter.source, letter.stream):
-                pass
-        except Exception as failure:
-            if is_database_trouble(failure):
-                raise
-            with log.writing() as tx:
-                dead_letters.failed_again(tx, letter, type(failure).__name__, now)
+    def stands_in(self, history: History, place: Place, end: int) -> bool:
+        """Whether a partition that ends at `end` still holds, where the cursor stands, what was taken there. The same topic
+        restored from a backup holds less, or other things. Raises KafkaError."""
+        position, event_id = self.consumer.bookmark(self._key(place))
+        if position > end:
             return False
-        if any(
-            parked.stream == letter.stream and parked.version <= letter.version for parked in self.consumer.parked()
-        ):
-            return False  # something before it on the stream waits
-        with log.writing() as tx:
-            dead_letters.settled(tx, [letter])
+        if not event_id:
+            return True
+        try:
+            last = history.read(place, position - 1, position)[0]
+        except HistoryCutShort:
+            return True  # it lost its beginning, and what comes next will show whether that matters
+        return last.headers.get("ce_id") == event_id.encode()
+
+    def start_over(self, place: Place) -> None:
+        """Takes a partition from its first message: it is not the one the cursor was kept for."""
+        self.consumer.reset_cursor(self._key(place))
+
+    def look_for_hanging(self) -> None:
+        """Learns what other processes were ended for."""
+        with self.consumer.log.engine.connect() as connection:
+            self._hanging = dead_letters.hanging(connection, self.consumer.name)
+
+    def due(self) -> list[DeadLetter]:
+        """The dead letters whose next try is due."""
+        with self.consumer.log.engine.connect() as connection:
+            return dead_letters.due(connection, self.consumer.name, self._clock())
+
+    def retry(self, history: History, letter: DeadLetter) -> bool:
+        """Tries again what was set aside, and what waits behind it; whether the dead letter is settled. Raises KafkaError
+        for one whose message cannot be read now."""
+        if not letter.is_event:
+            return self._retry_message(history, letter)
+        self.look_for_hanging()
+        try:
+            if not self._retry_first(letter):
+                return False
+        except Exception as failure:
+            if not is_database_trouble(failure):
+                raise
+            with self._writing() as tx:  # counts, unless the database cannot even write that down
+                again = msgspec.structs.replace(letter, reason=ParkReason.FAILED, error=type(failure).__name__)
+                dead_letters.failed(tx.connection, again, self._clock())
+            return False
+        while self._retry_next(letter):
+            pass
         return True
 
+    def retry_after_start(self) -> None:
+        """Has everything tried once more that an earlier release may have failed at."""
+        with self._writing() as tx:
+            dead_letters.retry_after_start(tx.connection, self.consumer.name, self._clock())
+
+    def gave_up_on(self, work: AtWork) -> None:
+        """Writes down that a handler does not come back, past its open transaction; for the watchdog, right before it ends
+        the process."""
+        letter = self._letter(work.place, work.offset, work.event, HANGS, "")
+        with self.consumer.log.engine.begin() as connection:
+            dead_letters.give_up(connection, letter, self._clock())
+
+    def _retry_message(self, history: History, letter: DeadLetter) -> bool:
+        """Reads again what was no event, or what was gone: perhaps this release can, or it was sent again."""
+        place = (letter.topic, letter.partition)
+        try:
+            readable = [
+                message
+                for message in history.read(place, letter.position, letter.position + 1)
+                if not isinstance(_read(message), Malformed)
+            ]
+        except HistoryCutShort:
+            readable = []
+        if readable:
+            self.take(readable)
+        with self._writing() as tx:
+            if readable:
+                dead_letters.settle(tx.connection, letter.id)
+            else:
+                dead_letters.give_up(tx.connection, letter, self._clock())
+        return bool(readable)
+
+    def _skip_what_is_gone(self, place: Place, start: int, first: int) -> None:
+        """Goes on at offset `first` of a partition that lost what was before, and has a person look: it can be sent again
+        from the logs, and streams that miss something wait for it."""
+        letter = self._letter(place, start, None, CUT_SHORT, "")
+        with self._writing() as tx:
+            dead_letters.keep(tx.connection, msgspec.structs.replace(letter, tries=first - start))
+            self.consumer.move_cursor(tx, self._key(place), first, "")
+
+    def _take_together(self, messages: Sequence[Message]) -> None:
+        read = [(message, _read(message)) for message in messages]
+        with self._writing() as tx:
+            self._advance(tx, messages[0].offset, *read[-1])
+            for message, incoming in read:
+                if isinstance(incoming, Malformed):
+                    self._keep_malformed(tx, message, incoming.reason)
+                else:
+                    self._at_hand = ((message.topic, message.partition), message.offset, incoming.id)
+                    self.consumer.take(tx, incoming)
+
+    def _set_aside(self, message: Message, error: str) -> None:
+        logger.error("set aside consumer=%s error=%s", self.consumer.name, error)
+        incoming = _read(message)
+        try:
+            with self._writing() as tx:
+                self._advance(tx, message.offset, message, incoming)
+                if not isinstance(incoming, Malformed):
+                    self._at_hand = ((message.topic, message.partition), message.offset, incoming.id)
+                    self.consumer.set_aside(tx, incoming, error)
+        except Exception as failure:
+            if is_database_trouble(failure):
+                raise
+            # What it calls itself is what the database refuses: a zero byte, a number out of range, a name without end.
+            malformed = Malformed("cannot be stored")
+            with self._writing() as tx:
+                self._advance(tx, message.offset, message, malformed)
+                self._keep_malformed(tx, message, malformed.reason)
+
+    def _keep_malformed(self, tx: Writing, message: Message, reason: str) -> None:
+        letter = self._letter((message.topic, message.partition), message.offset, None, MALFORMED, reason)
+        dead_letters.keep(tx.connection, letter)
+
+    def _advance(self, tx: Writing, start: int, last: Message, incoming: Incoming | Malformed) -> None:
+        key = self._key((last.topic, last.partition))
+        event_id = "" if isinstance(incoming, Malformed) else incoming.id
+        self.consumer.advance_cursor(tx, key, start, last.offset + 1, event_id)
+
+    def _retry_first(self, letter: DeadLetter) -> bool:
+        with self._writing() as tx:
+            if not dead_letters.is_due(tx.connection, letter):
+                return False
+            event = self.consumer.next_parked(tx, letter.source, letter.stream)
+            if event is None or event.id != letter.event_id:
+                waits = [it.version for it in dead_letters.waiting(tx.connection, letter)][:1] == [letter.version]
+                if waits:  # for a release that reads it, for a person, or for something before it
+                    dead_letters.give_up(tx.connection, letter, self._clock())
+                else:
+                    dead_letters.settle(tx.connection, letter.id)
+                return not waits
+            return self._try(tx, letter, event)
+
+    def _retry_next(self, letter: DeadLetter) -> bool:
+        with self._writing() as tx:
+            event = self.consumer.next_parked(tx, letter.source, letter.stream)
+            return event is not None and self._try(tx, letter, event)
+
+    def _try(self, tx: Writing, letter: DeadLetter, event: Event) -> bool:
+        at = letter.position if event.id == letter.event_id else -1
+        self._at_hand = ((letter.topic, letter.partition), at, event.id)
+        handled = self.consumer.try_parked(tx, event)
+        if handled:
+            dead_letters.settle(tx.connection, self._letter_id(event.id))
+        return handled
+
     def _watched(self, tx: Writing, event: Event) -> None:
-        self.handling = event
+        if event.id in self._hanging:
+            raise Hanging
+        place, offset = self._where(event)
+        self.at_work = AtWork(event, place, offset)
         try:
             self._handle(tx, event)
         finally:
-            self.handling = None
+            self.at_work = None
+
+    def _write_down(self, tx: Writing, incoming: Incoming, reason: ParkReason, error: str) -> None:
+        """An event set aside for good, or until it is tried again, becomes a dead letter in the same transaction."""
+        if reason in {ParkReason.EARLY, ParkReason.BEHIND} or incoming.id in self._hanging:
+            return
+        letter = self._letter(*self._where(incoming), incoming, reason, error)
+        if reason is ParkReason.FAILED:
+            dead_letters.failed(tx.connection, letter, self._clock())
+        else:
+            dead_letters.keep(tx.connection, letter)
+
+    def _letter(self, place: Place, offset: int, incoming: Incoming | None, reason: str, error: str) -> DeadLetter:
+        now = timestamp(self._clock())
+        return DeadLetter(
+            id=self._letter_id(incoming.id if incoming else f"{self._key(place)}/{offset}"),
+            consumer=self.consumer.name,
+            topic=place[0],
+            partition=place[1],
+            position=offset,
+            source=incoming.source if incoming else "",
+            stream=incoming.stream if incoming else "",
+            version=incoming.version if incoming else 0,
+            event_id=incoming.id if incoming else "",
+            reason=reason,
+            error=error,
+            first_at=now,
+            given_up_at=now,
+        )
+
+    def _letter_id(self, what: str) -> str:
+        """The same however often the message comes, and whatever becomes of it."""
+        return derived_id(what, "dead-letter", self.consumer.name)
+
+    def _where(self, incoming: Incoming) -> tuple[Place, int]:
+        place, offset, event_id = self._at_hand
+        return place, offset if event_id == incoming.id else -1
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writing]:
+        asked = time.monotonic()
+        with self.consumer.log.writing() as tx:
+            if time.monotonic() - asked > LONG_WAIT_SECONDS:
+                # Whoever held the lock for so long may have been ended for it, just now.
+                self._hanging = dead_letters.hanging(tx.connection, self.consumer.name)
+            yield tx
 
     def _key(self, place: Place) -> str:
         """Under which a partition's cursor is kept: a topic that was made anew is another topic."""
         topic, partition = place
         return f"{self.topic_ids[topic]}/{partition}"
+
+
+def _read(message: Message) -> Incoming | Malformed:
+    try:
+        return to_event(message)
+    except Malformed as malformed:
+        return malformed

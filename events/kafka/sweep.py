@@ -9,88 +9,132 @@ coordinator is gone. Taking the same message twice is harmless, so nobody has to
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 
+import sqlalchemy as sa
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from events.kafka.connection import Broker
 from events.kafka.history import History, Place
-from events.kafka.receiver import Receiver
+from events.kafka.receiver import AtWork, Receiver, Stopping
 from events.kafka.topics import Layout
 
 logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 1.0
-HANGING_AFTER = 10
-"""Seconds a handler may work on one event: a decision takes milliseconds, the database ends a statement after five."""
+HANGING_AFTER = 8
+"""Seconds a handler may work on one event while its database answers. A decision takes milliseconds, a statement is ended
+after five seconds, and after ten without one the server gives the log's lock to others (deploy/postgres/roles.sql)."""
+PROMPT_SECONDS = 1.0
 EXIT_HANGING = 75
 """Exit status (EX_TEMPFAIL) of a process ended because a handler did not come back; it is to be started again."""
 
 
 class Sweep:
-    """Rounds over the partitions of the topics that some receivers of one process follow."""
+    """Rounds over the partitions of the topics that some receivers of one process follow, the same for each of them."""
 
     def __init__(self, receivers: Sequence[Receiver], broker: Broker, layout: Layout, client_id: str) -> None:
         self._receivers = receivers
         self._broker = broker
         self._layout = layout
         self._client_id = client_id
+        self._topics = list(receivers[0].topic_ids)
+        self._places = [(topic, partition) for topic in self._topics for partition in range(layout.wanted()[topic])]
         self._history = History(broker, client_id)
         self._admin: KafkaAdminClient | None = None
         self._stood_at: dict[tuple[str, Place], int] = {}
+        self._known: set[tuple[str, Place, str]] = set()
         self.lag: dict[tuple[str, str], int] = {}
         """Messages not taken yet, by consumer and topic, as of the last round."""
         self.problem = ""
         """Why the last round failed; empty when it did not."""
 
     def run(self, stop: threading.Event) -> None:
+        """Makes rounds until `stop` is set: whatever the broker, the database or a bug does, another one follows."""
+        fresh = True
         while not stop.wait(ROUND_SECONDS):
             try:
+                if fresh:
+                    for receiver in self._receivers:
+                        receiver.retry_after_start()
+                    fresh = False
                 self.round()
-                self.problem = ""
-            except Exception as failure:  # noqa: BLE001 - the rounds must outlive whatever the broker or a bug does
-                self.problem = type(failure).__name__
-                logger.warning("sweep failed client=%s error=%s", self._client_id, self.problem)
+            except Stopping:
+                break
+            except Exception as failure:  # noqa: BLE001 - see above
+                self._note(failure)
                 self._forget_clients()
         self._forget_clients()
 
     def round(self) -> int:
-        """One look at every partition, and the dead letters that are due; how many messages it took."""
-        self._notice_new_topics()
-        topics = list(self._receivers[0].topic_ids)
-        places = [(topic, partition) for topic in topics for partition in range(self._layout.wanted()[topic])]
-        ends = self._history.ends(places)
+        """One look at every partition, and the dead letters that are due; how many messages it took.
+
+        What fails in one partition or for one dead letter keeps nothing from the others; `problem` says it."""
+        self.problem, problem = "", self.problem
         taken = 0
+        try:
+            self._notice_new_topics()
+            # The positions first: what is taken meanwhile must not look as if the topic had lost it.
+            positions = {(r, place): r.position(place) for r in self._receivers for place in self._places}
+            ends = self._history.ends(self._places)
+        except Exception:
+            self.problem = problem
+            raise
+        lag = {(receiver.consumer.name, topic): 0 for receiver in self._receivers for topic in self._topics}
+        for (receiver, place), position in positions.items():
+            lag[receiver.consumer.name, place[0]] += max(0, ends[place] - position)
+            try:
+                taken += self._look_at(receiver, place, position, ends[place])
+            except KafkaError as failure:
+                self._note(failure)
+        self.lag = lag
         for receiver in self._receivers:
-            lag = dict.fromkeys(topics, 0)
-            for place, end in ends.items():
-                position = receiver.position(place)
-                lag[place[0]] += max(0, end - 1 - position)
-                taken += self._look_at(receiver, place, position, end)
-            self.lag |= {(receiver.consumer.name, topic): count for topic, count in lag.items()}
-            taken += receiver.retry_due()
+            taken += self._retry_due(receiver)
         return taken
 
     def _look_at(self, receiver: Receiver, place: Place, position: int, end: int) -> int:
+        """Reads a partition on which nobody has moved since the round before."""
+        seen = (receiver.consumer.name, place, receiver.topic_ids[place[0]])
+        fresh = seen not in self._known
+        if fresh or position > end:
+            if not receiver.stands_in(self._history, place, end):
+                logger.error("partition went back, taking it again topic=%s partition=%d", *place)
+                receiver.start_over(place)
+                position = 0
+            self._known.add(seen)
         key = (receiver.consumer.name, place)
-        if position + 1 >= end:
-            self._stood_at.pop(key, None)
+        stood = self._stood_at.get(key) == position
+        self._stood_at[key] = position
+        if position >= end or not stood:
             return 0
-        if self._stood_at.get(key) != position:
-            self._stood_at[key] = position  # it moved since the last round: somebody is at it
-            return 0
-        taken = receiver.catch_up(place, end)
+        taken = receiver.catch_up(self._history, place, end)
         logger.warning("took what was left consumer=%s topic=%s partition=%d count=%d", key[0], *place, taken)
         return taken
+
+    def _retry_due(self, receiver: Receiver) -> int:
+        receiver.look_for_hanging()
+        settled = 0
+        for letter in receiver.due():
+            try:
+                settled += receiver.retry(self._history, letter)
+            except KafkaError as failure:
+                self._note(failure)
+        return settled
 
     def _notice_new_topics(self) -> None:
         """A cluster that was lost and made anew has topics of the same name and other offsets."""
         if self._admin is None:
             self._admin = self._broker.admin(self._client_id)
-        asked = list(self._receivers[0].topic_ids)
-        found = {topic["name"]: str(topic["topic_id"]) for topic in self._admin.describe_topics(asked)}
-        for receiver in self._receivers:
-            receiver.topic_ids |= {topic: found[topic] for topic in asked if topic in found}
+        for topic in self._admin.describe_topics(self._topics):
+            if not topic["error_code"]:
+                for receiver in self._receivers:
+                    receiver.topic_ids[topic["name"]] = str(topic["topic_id"])
+
+    def _note(self, failure: Exception) -> None:
+        self.problem = type(failure).__name__
+        logger.warning("sweep failed client=%s error=%s", self._client_id, self.problem)
 
     def _forget_clients(self) -> None:
         self._history.close()
@@ -102,12 +146,13 @@ class Sweep:
 class Watchdog:
     """Ends the process when a handler does not come back: a thread cannot be stopped, and this one holds the log's lock.
 
-    It counts its own ticks: a process that was frozen as a whole and goes on has lost no time of its own."""
+    It counts its own ticks, and only those in which the database answers: a process that was frozen as a whole, and a
+    handler that waits for a frozen database, have lost no time of their own."""
 
     def __init__(self, receivers: Sequence[Receiver], end: Callable[[int], None] = os._exit) -> None:
         self._receivers = receivers
         self._end = end
-        self._since: dict[int, tuple[str, int]] = {}
+        self._ticks: dict[int, tuple[AtWork | None, int]] = {}
 
     def run(self, stop: threading.Event) -> None:
         while not stop.wait(1.0):
@@ -115,14 +160,27 @@ class Watchdog:
 
     def tick(self) -> None:
         for number, receiver in enumerate(self._receivers):
-            event = receiver.handling
-            event_id = event.id if event else ""
-            known, ticks = self._since.get(number, ("", 0))
-            self._since[number] = (event_id, ticks + 1 if event_id and event_id == known else 0)
-            if self._since[number][1] >= HANGING_AFTER:
-                logger.critical("handler hangs consumer=%s event=%s", receiver.consumer.name, event_id)
+            work = receiver.at_work
+            known, ticks = self._ticks.get(number, (None, 0))
+            if work is None or work is not known:
+                self._ticks[number] = (work, 0)
+                continue
+            ticks += _answers(receiver.consumer.log.engine)
+            self._ticks[number] = (work, ticks)
+            if ticks >= HANGING_AFTER:
+                logger.critical("handler hangs consumer=%s event=%s", receiver.consumer.name, work.event.id)
                 try:
-                    receiver.gave_up_on_hanging()
+                    receiver.gave_up_on(work)
                 except Exception as failure:  # noqa: BLE001 - written down or not, the process must end
                     logger.error("could not write down what hangs error=%s", type(failure).__name__)
                 self._end(EXIT_HANGING)
+
+
+def _answers(engine: sa.Engine) -> bool:
+    asked = time.monotonic()
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+    except sa.exc.SQLAlchemyError:
+        return False
+    return time.monotonic() - asked < PROMPT_SECONDS

@@ -9,6 +9,7 @@ crashing is a case that is handled, being half alive is not.
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 EXIT_UNEXPECTED = 70
 """Exit status (EX_SOFTWARE) of a process that met an error nobody had thought of; it is to be started again."""
+STOP_SECONDS = 3.0
+END_ANYWAY_SECONDS = 4.5
 
 
 def faust_app(
@@ -67,6 +70,38 @@ def faust_app(
     for topic in topics:
         _bring(app, topic, receivers, end)
     return app
+
+
+async def bring(
+    app: faust.App,
+    receivers: Sequence[Receiver],
+    stop: threading.Event,
+    end: Callable[[int], None] = os._exit,
+) -> int:
+    """Runs the application until `stop` is set; the exit status of the process.
+
+    Whatever does not end in time is left behind: what a killed process was at is taken again, so waiting longer would
+    gain nothing."""
+    starting = asyncio.ensure_future(app.start())
+    try:
+        while not stop.is_set():
+            failed = starting.done() and not starting.cancelled() and starting.exception()
+            if failed or app.crashed or app.should_stop:
+                logger.critical("faust ended group=%s error=%s", app.conf.id, type(failed or app.crash_reason).__name__)
+                return EXIT_UNEXPECTED
+            await asyncio.sleep(0.05)
+        return 0
+    finally:
+        for receiver in receivers:
+            receiver.stopping.set()
+        overdue = threading.Timer(END_ANYWAY_SECONDS, end, [EXIT_UNEXPECTED if app.crashed else 0])
+        overdue.daemon = True
+        overdue.start()
+        starting.cancel()
+        try:
+            await asyncio.wait_for(app.stop(), STOP_SECONDS)
+        except Exception as failure:  # noqa: BLE001 - it ends all the same
+            logger.warning("faust did not stop group=%s error=%s", app.conf.id, type(failure).__name__)
 
 
 def _credentials(broker: Broker) -> CredentialsT | None:

@@ -38,7 +38,7 @@ class ParkReason(StrEnum):
     UNREADABLE = "unreadable"
     """Written by a newer release."""
     FAILED = "failed"
-    """Handling it raised, again and again."""
+    """Handling it raised, again and again, or did not come back."""
     FORKED = "forked"
     """Another event than the one handled under this version: the source went back to a backup. A person decides."""
     BEHIND = "behind"
@@ -66,6 +66,13 @@ _MOVE_CURSOR = sa.text(
     "ON CONFLICT (consumer, source) DO UPDATE SET position = excluded.position, event_id = excluded.event_id "
     "WHERE cursors.position < excluded.position"
 )
+_ADVANCE_CURSOR = sa.text(
+    "UPDATE cursors SET position = :position, event_id = :event_id "
+    "WHERE consumer = :consumer AND source = :source AND position >= :start AND position < :position"
+)
+_RESET_CURSOR = sa.text(
+    "UPDATE cursors SET position = 0, event_id = '' WHERE consumer = :consumer AND source = :source"
+)
 _PARK = sa.text(
     "INSERT INTO parked (consumer, source, stream, version, reason, record) "
     "VALUES (:consumer, :source, :stream, :version, :reason, :record) "
@@ -92,14 +99,14 @@ class Consumer:
 
     `handle` runs inside the write transaction of the consumer's own log and must do everything through it. Exceptions
     roll everything back, the memory of having seen the event included. `on_parked` is told, in that transaction, of every
-    event that is set aside.
+    event that is set aside, and of the type of error when that is why.
     """
 
     def __init__(self, name: str, log: EventLog, handle: Callable[[Writing, Event], None]) -> None:
         self.name = name
         self.log = log
         self.handle = handle
-        self.on_parked: Callable[[Writing, Incoming, ParkReason], None] = lambda _tx, _incoming, _reason: None
+        self.on_parked: Callable[[Writing, Incoming, ParkReason, str], None] = lambda *_what: None
 
     def position(self, source: str) -> int:
         """Where this consumer stands in `source`'s log, when it follows by position."""
@@ -131,10 +138,10 @@ class Consumer:
             if position is not None:
                 self.move_cursor(tx, incoming.source, position, incoming.id)
 
-    def set_aside(self, tx: Writing, incoming: Incoming) -> None:
+    def set_aside(self, tx: Writing, incoming: Incoming, error: str = "") -> None:
         """Parks an event as failed, unless somebody has handled it since."""
         if incoming.version > self._last(tx, incoming.source, incoming.stream):
-            self._park(tx, incoming, ParkReason.FAILED)
+            self._park(tx, incoming, ParkReason.FAILED, error)
 
     def forget(self, tx: Writing) -> None:
         """Starts over: for a consumer whose every effect is dropped in the same transaction and built again."""
@@ -165,11 +172,37 @@ class Consumer:
         """Takes up the first parked event of one stream; False when there is none whose turn it is. Raises what handling
         it raised."""
         with self.log.writing() as tx:
-            event = self._first_parked_that_is_next(tx, source, stream)
+            event = self.next_parked(tx, source, stream)
             if event is None:
                 return False
             self._take_up(tx, event)
         return True
+
+    def try_parked(self, tx: Writing, event: Event) -> bool:
+        """Takes up what `next_parked` gave; whether it was handled. Otherwise it stays parked, as failed, and has changed
+        nothing else. Raises only when the database failed."""
+        try:
+            with tx.attempt():
+                self._take_up(tx, event)
+        except Exception as failure:
+            if is_database_trouble(failure):
+                raise
+            key = self._key(event.source, event.stream) | {"version": event.version}
+            tx.connection.execute(_MARK_FAILED, key)
+            self.on_parked(tx, event, ParkReason.FAILED, type(failure).__name__)
+            return False
+        return True
+
+    def next_parked(self, tx: Writing, source: str, stream: str, *reasons: ParkReason) -> Event | None:
+        """The first parked event of a stream, if this release reads it and its turn has come; None if not, or if it is
+        parked for none of `reasons`."""
+        first = self._first_parked(tx, source, stream)
+        if first is None or first.version != self._last(tx, source, stream) + 1:
+            return None
+        if reasons and first.reason not in reasons:
+            return None
+        event = decode(first.record)
+        return None if isinstance(event, UnreadableEvent) else event
 
     def move_cursor(self, tx: Writing, source: str, position: int, event_id: str) -> None:
         """Remembers having taken everything of `source` up to `position`; never back, so a straggler's word is void."""
@@ -177,6 +210,19 @@ class Consumer:
             _MOVE_CURSOR,
             {"consumer": self.name, "source": source, "position": position, "event_id": event_id},
         )
+
+    def advance_cursor(self, tx: Writing, source: str, start: int, position: int, event_id: str) -> None:
+        """The same for a transport that may skip: having taken from `start` up to `position` counts only if everything
+        before `start` was taken too."""
+        values = {"consumer": self.name, "source": source, "position": position, "event_id": event_id}
+        moved = tx.connection.execute(_ADVANCE_CURSOR, values | {"start": start}).rowcount
+        if not moved and start == 0:
+            tx.connection.execute(_MOVE_CURSOR, values)
+
+    def reset_cursor(self, source: str) -> None:
+        """Takes everything of `source` again from the start; what was handled changes nothing a second time."""
+        with self.log.writing() as tx:
+            tx.connection.execute(_RESET_CURSOR, {"consumer": self.name, "source": source})
 
     def take(self, tx: Writing, incoming: Incoming) -> Delivery:
         """Handles one event in the caller's transaction: once, in the order of its stream, or not yet."""
@@ -210,30 +256,12 @@ class Consumer:
 
     def _take_up_early(self, tx: Writing, source: str, stream: str) -> None:
         """Handles what had come too early and is next now. One that fails is set aside and undoes nothing before it."""
-        while (event := self._first_parked_that_is_next(tx, source, stream, ParkReason.EARLY)) is not None:
-            try:
-                with tx.attempt():
-                    self._take_up(tx, event)
-            except Exception as failure:
-                if is_database_trouble(failure):
-                    raise
-                # Whatever it is, the events before it were handled and stay so.
-                tx.connection.execute(_MARK_FAILED, self._key(source, stream) | {"version": event.version})
-                self.on_parked(tx, event, ParkReason.FAILED)
-                return
+        while (event := self.next_parked(tx, source, stream, ParkReason.EARLY)) and self.try_parked(tx, event):
+            pass
 
     def _take_up(self, tx: Writing, event: Event) -> None:
         tx.connection.execute(_UNPARK, self._key(event.source, event.stream) | {"version": event.version})
         self._handle(tx, event)
-
-    def _first_parked_that_is_next(self, tx: Writing, source: str, stream: str, *reasons: ParkReason) -> Event | None:
-        first = self._first_parked(tx, source, stream)
-        if first is None or first.version != self._last(tx, source, stream) + 1:
-            return None
-        if reasons and first.reason not in reasons:
-            return None
-        event = decode(first.record)
-        return None if isinstance(event, UnreadableEvent) else event
 
     def _key(self, source: str, stream: str) -> dict[str, Any]:
         return {"consumer": self.name, "source": source, "stream": stream}
@@ -248,7 +276,7 @@ class Consumer:
     def _first_parked(self, tx: Writing, source: str, stream: str) -> sa.Row[Any] | None:
         return tx.connection.execute(_FIRST_PARKED, self._key(source, stream)).first()
 
-    def _park(self, tx: Writing, incoming: Incoming, reason: ParkReason) -> None:
+    def _park(self, tx: Writing, incoming: Incoming, reason: ParkReason, error: str = "") -> None:
         tx.connection.execute(
             _PARK,
             {
@@ -260,4 +288,4 @@ class Consumer:
                 "record": incoming.record if isinstance(incoming, UnreadableEvent) else encode(incoming),
             },
         )
-        self.on_parked(tx, incoming, reason)
+        self.on_parked(tx, incoming, reason, error)
