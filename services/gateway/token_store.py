@@ -72,8 +72,9 @@ class TokenStore:
         """
         with self._writing() as connection:
             row = {"proof": proof, "until": math.ceil(until.timestamp())}
-            result = connection.execute(self._insert(used_proofs).values(row).on_conflict_do_nothing())
-            return result.rowcount == 1
+            insert = self._insert(used_proofs).values(row).on_conflict_do_nothing().returning(used_proofs.c.proof)
+            first = connection.execute(insert).first() is not None
+        return first
 
     def forget_expired(self) -> None:
         """Drops what nobody will ask for any more; for the housekeeping of every process."""
