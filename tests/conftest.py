@@ -26,7 +26,12 @@ from events.log.engines import postgresql_engine, sqlite_engine
 from events.log.store import EventLog
 
 ROOT = Path(__file__).resolve().parent.parent
-GIVEN = {"postgresql": "HAVEN_TEST_POSTGRES_URL", "kafka": "HAVEN_TEST_KAFKA", "keycloak": "HAVEN_TEST_KEYCLOAK"}
+GIVEN = {
+    "postgresql": "HAVEN_TEST_POSTGRES_URL",
+    "kafka": "HAVEN_TEST_KAFKA",
+    "keycloak": "HAVEN_TEST_KEYCLOAK",
+    "chromium": "HAVEN_TEST_CHROMIUM",
+}
 
 _parts_folder = pytest.StashKey[Path]()
 _parts_owner = pytest.StashKey[int]()

@@ -34,6 +34,15 @@ def keycloak(shared_part) -> str:
     return os.environ.get("HAVEN_TEST_KEYCLOAK") or shared_part("keycloak", "--realm", str(REALM))["url"]
 
 
+@pytest.fixture(scope="session")
+def chromium(without_part) -> str:
+    """The program of a browser, which no part of ours brings along."""
+    program = os.environ.get("HAVEN_TEST_CHROMIUM") or shutil.which("chromium")
+    if program is None:
+        without_part("chromium", FileNotFoundError("there is none here; install Debian's package chromium"))
+    return program
+
+
 @pytest.fixture
 def own_part(without_part) -> Iterator[Callable[[type[Part]], Part]]:
     """Starts parts in new folders, and takes both away afterwards."""
