@@ -215,6 +215,9 @@ class CodeRules(CodeChallenge):  # type: ignore[misc]  # Authlib ships no types
 
     def validate_code_challenge(self, grant: Any, redirect_uri: str | None) -> None:
         parameters = grant.request.payload.data
+        # Authlib looks at five of them only (RFC 6749 section 3.1).
+        if any(len(values) > 1 for values in grant.request.payload.datalist.values()):
+            raise InvalidRequestError
         if parameters.get("response_type") != "code":
             raise OAuth2Error(error="unsupported_response_type")
         if not parameters.get("state"):

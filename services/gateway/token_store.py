@@ -73,8 +73,7 @@ class TokenStore:
         with self._writing() as connection:
             row = {"proof": proof, "until": math.ceil(until.timestamp())}
             insert = self._insert(used_proofs).values(row).on_conflict_do_nothing().returning(used_proofs.c.proof)
-            first = connection.execute(insert).first() is not None
-        return first
+            return connection.execute(insert).first() is not None
 
     def forget_expired(self) -> None:
         """Drops what nobody will ask for any more; for the housekeeping of every process."""

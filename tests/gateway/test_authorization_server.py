@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,12 +22,13 @@ from joserfc.jwk import ECKey
 from werkzeug.test import Client, TestResponse
 
 from events.log.engines import sqlite_engine
+from services.api_client import SenderKey
 from services.config import ConfigurationError
 from services.gateway import oauth_grants, sign_in
 from services.gateway.authorization_server import authorization_server, refuse_when_external
 from services.gateway.dpop import ProofVerifier
 from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
-from services.gateway.oauth_grants import AuthorizationCode, AuthorizationCodes, PagesClient
+from services.gateway.oauth_grants import PASSWORD_ACR, AuthorizationCode, AuthorizationCodes, PagesClient
 from services.gateway.principals import SCOPES_OF_ROLE, Principal, Scope, demo_principals
 from services.gateway.sign_in import Credentials, SignInRefused, TooManySignIns
 from services.gateway.token_errors import InvalidToken, Reason
@@ -127,7 +129,12 @@ class Node:
         return answer(self.sign_in(**changes))["code"]
 
     def redeem(
-        self, issued: str, *, auth: tuple[str, str] = ("pages", "pages-secret"), **changes: str | None
+        self,
+        issued: str,
+        *,
+        auth: tuple[str, str] = ("pages", "pages-secret"),
+        headers: list[tuple[str, str]] | None = None,
+        **changes: str | None,
     ) -> TestResponse:
         form = {
             "grant_type": "authorization_code",
@@ -135,7 +142,8 @@ class Node:
             "redirect_uri": REDIRECT,
             "code_verifier": VERIFIER,
         } | changes
-        return self.post("/oauth/token", {name: value for name, value in form.items() if value is not None}, auth)
+        given = {name: value for name, value in form.items() if value is not None}
+        return self.post("/oauth/token", given, auth, headers=headers or [])
 
 
 def basic(name: str, secret: str) -> str:
@@ -634,6 +642,168 @@ def test_no_plain_secret_is_kept_for_checking(node):
     assert not any(secret in kept for secret in node.logins.values())
 
 
+# -- tokens that are bound to a key
+
+
+def proof(key: SenderKey, url: str = f"{ISSUER}/oauth/token", method: str = "POST") -> list[tuple[str, str]]:
+    return [("DPoP", key.proof(method, url))]
+
+
+def thumbprint(key: SenderKey) -> str:
+    return key._key.thumbprint()
+
+
+@pytest.fixture
+def key(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> SenderKey:
+    monkeypatch.setattr(time, "time", lambda: clock().timestamp())  # the program's clock is right
+    return SenderKey()
+
+
+CREDENTIALS = {"grant_type": "client_credentials"}
+
+
+def test_a_program_that_shows_a_key_gets_a_token_bound_to_it(node, key):
+    response = node.post("/oauth/token", CREDENTIALS, (REFERRER, node.logins[REFERRER]), headers=proof(key))
+    assert response.json["token_type"] == "DPoP"
+    token = response.json["access_token"]
+    assert node.verifier.principal(token).confirmation == thumbprint(key)
+    with pytest.raises(InvalidToken):
+        node.principal(token)
+
+
+def test_a_person_who_signs_in_through_a_client_with_a_key_gets_a_token_bound_to_it(node, key):
+    for changes in ({}, {"dpop_jkt": thumbprint(key)}):
+        response = node.redeem(node.code(**changes), headers=proof(key))
+        assert response.json["token_type"] == "DPoP"
+        assert node.verifier.principal(response.json["access_token"]).confirmation == thumbprint(key)
+
+
+def test_a_code_that_was_asked_for_with_a_key_is_worth_nothing_with_another_or_none(node, key):
+    for headers in ([], proof(SenderKey())):
+        response = node.redeem(node.code(dpop_jkt=thumbprint(key)), headers=headers)
+        assert (response.status_code, response.json["error"]) == (400, "invalid_grant")
+
+
+@pytest.mark.parametrize("dpop_jkt", ["", "short", "A" * 44, "A" * 42 + "=", "A" * 42 + "\n"])
+def test_a_sign_in_that_names_no_possible_key_is_sent_back_with_an_error(dpop_jkt, node):
+    assert answer(node.ask(dpop_jkt=dpop_jkt))["error"] == "invalid_request"
+
+
+def test_a_proof_that_does_not_fit_gets_no_token(node, key, clock):
+    auth = (REFERRER, node.logins[REFERRER])
+    used = proof(key)
+    assert node.post("/oauth/token", CREDENTIALS, auth, headers=used).status_code == 200
+    access_token = node.token(COORDINATOR)
+    for headers in (
+        used,
+        proof(key, method="GET"),
+        proof(key, f"{ISSUER}/oauth/revoke"),
+        proof(key, "http://localhost:8080/oauth/token"),
+        [*proof(key), *proof(key)],
+        [("DPoP", "")],
+        [("DPoP", access_token)],
+    ):
+        response = node.post("/oauth/token", CREDENTIALS, auth, headers=headers)
+        assert (response.status_code, response.json["error"]) == (400, "invalid_dpop_proof")
+        assert set(response.json) == {"error", "error_description"}
+    old = proof(key)
+    clock.advance(seconds=61)
+    assert node.post("/oauth/token", CREDENTIALS, auth, headers=old).json["error"] == "invalid_dpop_proof"
+
+
+def test_a_code_is_used_up_by_a_request_whose_proof_is_refused(node, key):
+    """Whoever has a stolen code gets a single guess at its key, too."""
+    code = node.code()
+    assert node.redeem(code, headers=proof(key, method="GET")).json["error"] == "invalid_dpop_proof"
+    assert node.redeem(code, headers=proof(key)).json["error"] == "invalid_grant"
+
+
+def test_whoever_gets_no_token_uses_no_proof_up(node, key):
+    headers = proof(key)
+    assert node.post("/oauth/token", CREDENTIALS, (REFERRER, "wrong"), headers=headers).status_code == 401
+    assert node.redeem("made-up", headers=headers).status_code == 400
+    assert node.post("/oauth/token", CREDENTIALS, (REFERRER, node.logins[REFERRER]), headers=headers).status_code == 200
+
+
+def test_a_bound_token_can_be_revoked_like_any_other(node, key):
+    auth = (REFERRER, node.logins[REFERRER])
+    token = node.post("/oauth/token", CREDENTIALS, auth, headers=proof(key)).json["access_token"]
+    assert node.post("/oauth/revoke", {"token": token}, auth).status_code == 200
+    with pytest.raises(InvalidToken) as refused:
+        node.verifier.principal(token)
+    assert refused.value.reason is Reason.REVOKED
+
+
+# -- how and when somebody signed in
+
+
+def test_a_token_says_when_and_how_its_person_signed_in(node, clock):
+    code, signed_in_at = node.code(), clock.time
+    clock.advance(seconds=40)
+    person = node.principal(node.redeem(code).json["access_token"])
+    assert (person.authenticated_at, person.issued_at) == (signed_in_at, clock.time)
+    program = node.principal(node.token(REFERRER))
+    assert program.authenticated_at == clock.time
+    assert person.acr == program.acr == PASSWORD_ACR
+    assert not program.is_machine
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"max_age": "0"},
+        {"max_age": "300"},
+        {"prompt": "login"},
+        {"acr_values": PASSWORD_ACR},
+        {"acr_values": f"urn:other {PASSWORD_ACR}"},
+        {"max_age": "0", "prompt": "login", "acr_values": PASSWORD_ACR},
+    ],
+    ids=str,
+)
+def test_whoever_asks_for_a_fresh_sign_in_gets_one(asked, node, clock):
+    node.code()
+    clock.advance(seconds=50)
+    token = node.redeem(node.code(**asked)).json["access_token"]
+    assert node.principal(token).authenticated_at == clock.time
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"max_age": "-1"}, "invalid_request"),
+        ({"max_age": "soon"}, "invalid_request"),
+        ({"max_age": ""}, "invalid_request"),
+        ({"max_age": "1e3"}, "invalid_request"),
+        ({"max_age": "9" * 10}, "invalid_request"),
+        ({"max_age": "\u0663"}, "invalid_request"),
+        ({"prompt": "none"}, "login_required"),
+        ({"prompt": "none login"}, "invalid_request"),
+        ({"prompt": "consent"}, "invalid_request"),
+        ({"prompt": ""}, "invalid_request"),
+        ({"acr_values": "urn:haven:acr:card"}, "unmet_authentication_requirements"),
+        ({"acr_values": PASSWORD_ACR.upper()}, "unmet_authentication_requirements"),
+        ({"acr_values": ""}, "unmet_authentication_requirements"),
+    ],
+    ids=str,
+)
+def test_a_sign_in_that_cannot_be_given_is_not_promised(asked, error, node):
+    assert answer(node.ask(**asked)) == {"error": error, "state": "state-1", "iss": ISSUER}
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        "max_age=300&max_age=0",
+        "prompt=login&prompt=none",
+        f"acr_values={PASSWORD_ACR}&acr_values=x",
+        f"dpop_jkt={'A' * 43}&dpop_jkt={'B' * 43}",
+        f"code_challenge={CHALLENGE}",
+    ],
+)
+def test_how_somebody_is_to_sign_in_cannot_be_asked_twice(twice, node):
+    assert answer(node.browser.get(f"{authorize()}&{twice}", base_url=ISSUER))["error"] == "invalid_request"
+
+
 # -- revocation
 
 
@@ -704,6 +874,8 @@ def test_the_metadata_is_valid_and_promises_only_what_exists(node):
     assert response.json["code_challenge_methods_supported"] == ["S256"]
     assert response.json["authorization_response_iss_parameter_supported"] is True
     assert set(response.json["scopes_supported"]) == set(Scope)
+    assert response.json["dpop_signing_alg_values_supported"] == ["ES256", "PS256", "Ed25519", "EdDSA"]
+    assert response.json["acr_values_supported"] == [PASSWORD_ACR]
     adapter = node.program.application.url_map.bind("")
     for endpoint, method in [("authorization", "GET"), ("token", "POST"), ("revocation", "POST")]:
         url = response.json[f"{endpoint}_endpoint"]
@@ -907,7 +1079,7 @@ def test_a_signing_key_that_others_can_read_is_not_used(tmp_path):
 # -- the log
 
 
-def test_nothing_secret_is_ever_logged(tmp_path, clock, caplog):
+def test_nothing_secret_is_ever_logged(tmp_path, clock, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
     node = Node(tmp_path, clock)
     code = node.code()
@@ -917,8 +1089,15 @@ def test_nothing_secret_is_ever_logged(tmp_path, clock, caplog):
     node.sign_in(COORDINATOR, "a-wrong-password")
     node.post("/oauth/token", {"grant_type": "client_credentials"}, (REFERRER, "a-wrong-secret"))
     node.post("/oauth/revoke", {"token": program_token}, (REFERRER, node.logins[REFERRER]))
+    ((_, too_late),) = proof(SenderKey())
+    monkeypatch.setattr(time, "time", clock.time.timestamp)
+    ((_, fitting),) = proof(SenderKey())
+    auth = (REFERRER, node.logins[REFERRER])
+    assert node.post("/oauth/token", CREDENTIALS, auth, headers=[("DPoP", too_late)]).status_code == 400
+    bound_token = node.post("/oauth/token", CREDENTIALS, auth, headers=[("DPoP", fitting)]).json["access_token"]
     logging.getLogger("heard").debug("the log is listening")
 
     assert "the log is listening" in caplog.text
     hidden = [code, token, program_token, VERIFIER, "pages-secret", "a-wrong-password", "a-wrong-secret"]
+    hidden += [too_late, fitting, bound_token]
     assert not [secret for secret in [*hidden, *node.logins.values()] if secret in caplog.text]
