@@ -135,17 +135,15 @@ class Service:
 class World:
     """Topics of this test's own, a database, and hands to produce with."""
 
-    def __init__(
-        self, kafka: str, database: str, prefix: str, folder: Path, *, sources: Sequence[str] = ("gateway",)
-    ) -> None:
-        self.setup = Setup(
+    def __init__(self, kafka: str, database: str, prefix: str, folder: Path, **changes: object) -> None:
+        setup = Setup(
             kafka=kafka,
             database=database,
             prefix=prefix + "haven",
             group=prefix + "placement",
             folder=str(folder),
-            sources=tuple(sources),
         )
+        self.setup = msgspec.structs.replace(setup, **changes)
         self.layout = layout_of(self.setup)
         self.broker = Broker((kafka,))
         self.log = open_log(database)
