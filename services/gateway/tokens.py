@@ -33,6 +33,7 @@ from joserfc.errors import BadSignatureError, ClaimError, ExpiredTokenError, Jos
 from joserfc.jwk import KeySet
 
 from events.vocabulary import CountryCode, Role, SafeIdentifier
+from services.config import ConfigurationError
 from services.gateway.dpop import Demand, ProofVerifier, SentProof, Thumbprint
 from services.gateway.jws import COMPACT, Algorithm, read_header, verified_claims
 from services.gateway.key_set import KeyCache
@@ -86,6 +87,7 @@ class _Claims(msgspec.Struct, frozen=True):
 
 _REQUIRED_CLAIMS = ("sub", *(field.name for field in msgspec.structs.fields(_Claims) if field.required))
 _CREDENTIALS = re.compile(rf"(?i:(bearer|dpop)) +({COMPACT.pattern})")
+_CONTEXT = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # it is quoted in a header (RFC 9470 section 3)
 _SCHEMES: dict[str, Scheme] = {"bearer": "Bearer", "dpop": "DPoP"}
 
 
@@ -121,6 +123,10 @@ class TokenVerifier:
         self._now = now
         self._demand = demand
         self._signing_acr = frozenset(signing_acr)
+        if not all(_CONTEXT.fullmatch(context) for context in self._signing_acr):
+            raise ConfigurationError(
+                "HAVEN_SIGNING_ACR: a name of an authentication context has no quotation mark, backslash or control character."
+            )
 
     def verify(self, authorization: str | None, proof: SentProof | None = None) -> Principal:
         """The principal of a request with this `Authorization` header, the only place a token is ever taken from, and this

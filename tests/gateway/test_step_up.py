@@ -21,6 +21,7 @@ from werkzeug.test import TestResponse
 
 from events.vocabulary import Role, Stage
 from services.api_client import SenderKey
+from services.config import ConfigurationError
 from services.gateway.api import RULES
 from services.gateway.dpop import ProofVerifier
 from services.gateway.oauth_grants import PASSWORD_ACR
@@ -162,6 +163,12 @@ def test_the_challenge_says_how_fresh_and_how_strong(issuer, clock):
     assert said.startswith('Bearer realm="haven", error="insufficient_user_authentication", error_description="')
     assert said.endswith(', max_age="300", acr_values="urn:strong urn:stronger"')
     assert "weak" not in said
+
+
+@pytest.mark.parametrize("name", ["", "two words", 'a"b', "a\\b", "a\r\nSet-Cookie: x", "é"])
+def test_a_way_of_signing_in_that_no_header_can_carry_is_refused_at_the_start(name, issuer, clock):
+    with pytest.raises(ConfigurationError, match="HAVEN_SIGNING_ACR"):
+        a_verifier(issuer, clock, "urn:strong", name)
 
 
 # -- over HTTP
