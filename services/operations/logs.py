@@ -30,7 +30,10 @@ WITHHELD = Counter(
 )
 """Counts in every process; services/operations/metrics.py puts it on the registry."""
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,119}"
+_LOGGER = r"[A-Za-z_][A-Za-z0-9_.]{0,119}"
+_NAME = r"[a-z][a-z0-9_./-]{0,119}"
+_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32,64}"
+_STREAM = r"[a-z_]{1,40}-[A-Za-z0-9_.:-]{1,80}"
 _NUMBER = r"-?\d{1,19}(\.\d{1,9})?"
 _TYPE = r"[A-Za-z_][A-Za-z0-9_.]{0,79}"
 _PLACE = r"[A-Za-z0-9_./<>-]{1,100}:\d{1,6}"
@@ -38,10 +41,11 @@ _PLACE = r"[A-Za-z0-9_./<>-]{1,100}:\d{1,6}"
 ALLOWED: Mapping[str, re.Pattern[str]] = {
     name: re.compile(shape)
     for names, shape in (
-        ("consumer source stream topic client service consumer_group log thread", _NAME),
-        ("event_id dead_letter", _NAME),
-        ("count partition offset position try tries seconds status port", _NUMBER),
-        ("error cause reason category", _TYPE),
+        ("channel client consumer group log service source thread topic", _NAME),
+        ("dead_letter event_id", _ID),
+        ("stream", _STREAM),
+        ("count end first offset partition port position seconds status tries try", _NUMBER),
+        ("category cause error reason", _TYPE),
         ("sqlstate", r"[0-9A-Z]{5}"),
         ("at", _PLACE),
     )
@@ -50,8 +54,8 @@ ALLOWED: Mapping[str, re.Pattern[str]] = {
 """Every key a line may have beside those that are always there, and what its values look like. Ids are opaque; a person's,
 a token's or a sealed value's name is not here."""
 
-RENAMED = {"event": "event_id"}
-"""`event` is what happened; an event's id has a key of its own."""
+RENAMED = {"event": "event_id", "process": "service"}
+"""`event` is what happened and `process` who says it: an event's id and the kind of a worker have keys of their own."""
 
 _ROOT = PurePath(__file__).parents[2]
 WITHHELD_TEXT = "withheld"
@@ -112,7 +116,7 @@ class LineFormatter(logging.Formatter):
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "process": self._process,
-            "logger": record.name if re.fullmatch(_NAME, record.name) else WITHHELD_TEXT,
+            "logger": record.name if re.fullmatch(_LOGGER, record.name) else WITHHELD_TEXT,
             "event": WITHHELD_TEXT,
         }
         said = _said_natively(record) if isinstance(record.msg, dict) else _said(record)

@@ -1,0 +1,218 @@
+"""What operators are told of a real PostgreSQL, under the roles it is used with."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from deploy.parts import PostgreSQL
+from events.log.inbox import Consumer
+from reference import load
+from services.gateway.read_model import moment_key
+from services.migrate import latest
+from services.operations import doctor, metrics
+from services.operations.case_metrics import watch_read_model
+from services.operations.health import clock_skew, database_clock
+from tests.operations.test_metrics import Receiver, Sweep, samples
+from tests.real.postgresql_database import PASSWORDS, Database, a_database, a_server
+
+pytestmark = pytest.mark.real
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+WORKERS = {"haven_placement": True, "haven_capacity": True, "haven_projection": False}
+"""Each role of a worker, and whether its service has timers."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    with a_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database(server: PostgreSQL) -> Iterator[Database]:
+    with a_database(server) as database:
+        yield database
+
+
+def real_time() -> datetime:
+    return datetime.now(UTC)
+
+
+def by_name(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+# Metrics
+
+
+@pytest.mark.parametrize(("role", "has_timers"), WORKERS.items())
+def test_a_worker_may_read_what_its_metrics_are_made_from(database: Database, role: str, has_timers: bool) -> None:
+    registry = CollectorRegistry()
+    engine = database.engine(role)
+    receiver = Receiver(Consumer(role, database.log(role.removeprefix("haven_"), role), lambda *_: None))
+    metrics.watch_worker(registry, Sweep(), [receiver], engine, lambda: NOW, has_timers=has_timers)
+    said = samples(registry)
+    assert said["haven_worker_database_up"] == 1
+    assert said[f"haven_dead_letters{{consumer={role},state=given_up}}"] == 0
+    assert ("haven_timer_overdue_seconds" in said) is has_timers
+
+
+def test_the_projection_counts_every_case_and_the_gateway_none(database: Database) -> None:
+    statements = []
+    view = '{"stage": "asked", "urgency": "urgent", "deadline": "%s", "country": "NL"}'
+    late = view % moment_key(NOW - timedelta(minutes=1))
+    asked = moment_key(NOW - timedelta(minutes=9))
+    statements += [
+        f"INSERT INTO gateway.requests VALUES ('r', '{asked}', 1, '{late}')",
+        "INSERT INTO gateway.requests VALUES ('s', 'x', 1, '{\"stage\": \"unmet_need\", \"deadline\": null}')",
+        'INSERT INTO gateway.requests VALUES (\'t\', \'x\', 1, \'{"stage": "ended", "deadline": "2020"}\')',
+        "INSERT INTO gateway.asks VALUES ('a', 'r', 'nl-shelter-01', 'open'), ('b', 'r', 'nl-shelter-02', 'declined')",
+        'INSERT INTO gateway.units VALUES (\'u\', \'nl-shelter-01\', \'{"country": "NL", "freshness": "ageing"}\')',
+        *(
+            "INSERT INTO gateway.trail VALUES "
+            f"('{moment}', 1, 'relocation_request-r', {number}, 'e{number}', 'placement', 'placement.ask.made.v1', 'disclosure', "
+            f"'r', 'p', 'system', 'o', '', 'r', 'c', '{{\"ask_id\": \"{ask}\"}}')"
+            for number, (ask, moment) in enumerate([("a", asked), ("b", moment_key(NOW - timedelta(hours=2)))])
+        ),
+    ]
+    with database.engine("haven_projection").begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+    said = {}
+    for role in ("haven_projection", "haven_gateway"):
+        registry = CollectorRegistry()
+        watch_read_model(registry, database.engine(role), lambda: NOW, load().countries)
+        said[role] = samples(registry)
+        assert said[role]["haven_read_model_up"] == 1
+    seen = said["haven_projection"]
+    assert seen["haven_oldest_open_ask_seconds{urgency=urgent}"] == 540
+    assert seen["haven_open_asks{urgency=urgent}"] == 1
+    assert seen["haven_open_requests{stage=asked}"] == 1
+    assert seen["haven_open_requests{stage=unmet_need}"] == 1
+    assert seen["haven_requests_past_deadline"] == 1
+    assert seen["haven_units{country=NL,freshness=ageing}"] == 1
+    assert all(value == 0 for name, value in said["haven_gateway"].items() if name != "haven_read_model_up")
+
+
+def test_a_server_that_is_frozen_is_said_to_be_silent_and_hangs_no_scrape(
+    database: Database, server: PostgreSQL
+) -> None:
+    registry = CollectorRegistry()
+    watch_read_model(registry, database.engine("haven_projection"), lambda: NOW, load().countries)
+    assert samples(registry)["haven_read_model_up"] == 1
+    server.pause()
+    try:
+        began = time.monotonic()
+        for _ in range(3):
+            said = samples(registry)
+            assert said == {"haven_read_model_up": 0}
+        assert time.monotonic() - began < 25
+    finally:
+        server.resume()
+    deadline = time.monotonic() + 30
+    while samples(registry)["haven_read_model_up"] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# Clocks
+
+
+def test_the_clocks_of_one_machine_agree_and_one_set_wrong_does_not(database: Database) -> None:
+    engine = database.engine("haven_gateway")
+    assert clock_skew(lambda: database_clock(engine), real_time) == ""
+    ahead = clock_skew(lambda: database_clock(engine), lambda: real_time() + timedelta(seconds=5))
+    assert "s ahead of the database's" in ahead
+    behind = clock_skew(lambda: database_clock(engine), lambda: real_time() - timedelta(hours=1))
+    assert "s behind the database's" in behind
+
+
+# The doctor
+
+
+@pytest.mark.parametrize("role", ["haven_gateway", "haven_projection", "haven_placement", "haven_capacity"])
+def test_a_sound_database_is_found_sound_under_every_role(database: Database, server: PostgreSQL, role: str) -> None:
+    findings = doctor.database(database.url(role), latest())
+    bad = [finding for finding in findings if not finding.ok]
+    assert [finding.name for finding in bad] in ([], ["database durability"]), (
+        bad
+    )  # the tests' own server does not fsync
+    assert set(by_name(findings)) == {
+        "database",
+        "database version",
+        "database durability",
+        "database role",
+        "database tables",
+        "clock",
+    }
+
+
+@pytest.mark.parametrize("role", ["haven_relay", "haven_migrator", "haven_eraser"])
+def test_a_role_without_tables_of_its_own_is_not_asked_for_them(database: Database, role: str) -> None:
+    findings = by_name(doctor.database(database.url(role), None))
+    assert findings["database role"].ok
+    assert "database tables" not in findings
+
+
+def test_a_wrong_password_is_named_and_not_repeated(database: Database) -> None:
+    (finding,) = doctor.database(database.url("haven_gateway").set(password="PLOVER-41"), latest())
+    assert not finding.ok
+    assert "refuses the password of haven_gateway" in finding.finding
+    assert "haven_gateway_password" in finding.remedy
+    assert "PLOVER" not in str(finding)
+
+
+def test_a_database_or_role_that_is_missing_is_named(database: Database) -> None:
+    (finding,) = doctor.database(database.url("haven_gateway").set(database="nowhere"), latest())
+    assert "no database nowhere" in finding.finding
+    assert "roles.sql" in finding.remedy
+
+
+def test_tables_of_another_release_are_named_with_what_to_run(database: Database, server: PostgreSQL) -> None:
+    newer = by_name(doctor.database(database.url("haven_placement"), latest() - 1))["database tables"]
+    assert not newer.ok
+    assert "upgrade Haven" in newer.remedy
+    older = by_name(doctor.database(database.url("haven_placement"), latest() + 1))["database tables"]
+    assert "haven migrate" in older.remedy
+    with a_database(server, migrated=False) as bare:
+        missing = by_name(doctor.database(bare.url("haven_placement"), latest()))["database tables"]
+        assert "haven migrate" in missing.remedy
+
+
+def test_a_role_that_may_do_more_than_it_must_is_named(database: Database) -> None:
+    administrator = by_name(doctor.database(database.url(), None))
+    assert not administrator["database role"].ok
+    assert "roles.sql" in administrator["database role"].remedy
+
+
+def test_a_database_that_answers_before_it_has_written_is_named(own_postgresql: PostgreSQL) -> None:
+    with a_database(own_postgresql) as database:
+        url = database.url("haven_capacity")
+        assert all(finding.ok for finding in doctor.database(url, latest()))
+        database.admin("ALTER ROLE haven_capacity SET synchronous_commit = off")
+        found = [finding for finding in doctor.database(url, latest()) if not finding.ok]
+    assert [finding.name for finding in found] == ["database durability"]
+    assert "synchronous_commit" in found[0].remedy
+
+
+def test_a_clock_that_is_wrong_is_named(database: Database) -> None:
+    findings = doctor.database(database.url("haven_gateway"), latest(), lambda: real_time() + timedelta(minutes=3))
+    skewed = by_name(findings)["clock"]
+    assert not skewed.ok
+    assert "NTP" in skewed.remedy
+
+
+def test_a_server_that_is_frozen_is_found_in_a_bounded_time(database: Database, server: PostgreSQL) -> None:
+    url = database.url("haven_gateway")
+    server.pause()
+    try:
+        began = time.monotonic()
+        (finding,) = doctor.examine({"database": lambda: doctor.database(url, latest())})
+        assert time.monotonic() - began < 25
+    finally:
+        server.resume()
+    assert not finding.ok
+    assert finding.remedy
+    assert not [password for password in PASSWORDS.values() if password in str(finding)]
