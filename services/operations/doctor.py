@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -245,14 +245,19 @@ def _clock(engine: sa.Engine, now: Callable[[], datetime]) -> list[Finding]:
 # Kafka
 
 
-def kafka(broker: "Broker", layout: "Layout") -> list[Finding]:
-    """Whether the cluster answers, lets this principal in, and its topics are as the promises need them."""
+def kafka(broker: "Broker", layout: "Layout", used: Collection[str] | None = None) -> list[Finding]:
+    """Whether the cluster answers, lets this principal in, and the topics it uses (all when None) are as the promises need
+    them."""
     # Here and not at the top: the gateway asks the other questions, and never speaks to a broker.
     from events.kafka import topics  # noqa: PLC0415
     from events.kafka.connection import BrokerProblem  # noqa: PLC0415
 
+    places = [server.rpartition(":") for server in broker.servers]
+    if all(_unreachable(host.strip("[]"), int(port)) for host, _, port in places):
+        remedy = "start it, or correct HAVEN_KAFKA"
+        return [Finding("kafka", False, f"nobody answers at {broker.addresses}", remedy)]
     try:
-        found = topics.check(broker, layout)
+        found = topics.check(broker, layout, used)
     except topics.TopicsUnfit as unfit:
         parts = [problem.partition(": ") for problem in unfit.problems]
         return [Finding("topics", False, problem, remedy) for problem, _, remedy in parts]
@@ -276,7 +281,7 @@ def issuer(url: str) -> list[Finding]:
     from services.gateway.key_set import KeysUnavailable  # noqa: PLC0415
 
     try:
-        keys = Issuer(url, lambda: datetime.now(UTC)).keys()
+        keys = Issuer(url, lambda: datetime.now(UTC)).key_set()
     except ConfigurationError as wrong:
         problem, _, remedy = str(wrong).partition(": ")
         return [Finding("issuer", False, problem, remedy or "correct HAVEN_ISSUER")]

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -222,3 +222,12 @@ def clock_skew(ask: Callable[[], datetime], now: Callable[[], datetime]) -> str:
         f"this machine's clock is {apart.total_seconds():.1f} s {direction} the database's: deadlines and tokens would be "
         "judged wrongly; let NTP set the clocks of both"
     )
+
+
+def clock_reasons(engine: sa.Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> dict[str, str]:
+    """The same as a reason of readiness; nothing when the database cannot be asked, which others say."""
+    try:
+        reason = clock_skew(lambda: database_clock(engine), now)
+    except sa.exc.SQLAlchemyError:
+        return {}
+    return {"clock": reason} if reason else {}

@@ -29,7 +29,12 @@ EVENT_STREAM = "text/event-stream"
 def observe_requests(app: Flask, log: EventLog, metrics: CollectorRegistry, tracer: Tracer) -> None:
     """Counts and traces every request of the application, and what it appends to the gateway's log: the commands of one
     request hang under its span. In place of `tracer.watch_log`."""
-    answered = Counter("haven_http_requests", "HTTP requests answered, by the rule of their route", ["method", "route", "status"], registry=metrics)
+    answered = Counter(
+        "haven_http_requests",
+        "HTTP requests answered, by the rule of their route",
+        ["method", "route", "status"],
+        registry=metrics,
+    )
     seconds = Histogram(
         "haven_http_request_duration_seconds",
         "From the request to the first byte of its answer",
