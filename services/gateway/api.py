@@ -142,7 +142,7 @@ def _as_problem(error: TokenError) -> problems.Problem:
                 401,
                 "not-signed-in",
                 "Nobody is signed in.",
-                next_action="Get an access token and send it again.",
+                next_action="Get an access token and send it as its token_type says.",
                 headers=headers,
             )
 

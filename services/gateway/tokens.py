@@ -121,7 +121,7 @@ class TokenVerifier:
         self._is_revoked = is_revoked
         self._proofs = proofs
         self._now = now
-        self._demand = demand
+        self._demand = Demand(demand)  # a plain word from a setting must not count as none
         self._signing_acr = frozenset(signing_acr)
         if not all(_CONTEXT.fullmatch(context) for context in self._signing_acr):
             raise ConfigurationError(

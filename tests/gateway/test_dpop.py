@@ -959,6 +959,13 @@ def test_who_must_have_a_token_that_is_bound(demand, machine, bound, issuer, sto
         assert gate.enter(issuer.token(**about), None, scheme="Bearer").is_machine == machine
 
 
+def test_a_policy_that_comes_as_a_plain_word_is_the_policy_and_an_unknown_one_is_none(issuer, store, clock):
+    with pytest.raises(ProofRequired):
+        Gate(issuer, store, clock, demand="all").enter(issuer.token(), None, scheme="Bearer")
+    with pytest.raises(ValueError, match="nobody"):
+        Gate(issuer, store, clock, demand="nobody")
+
+
 def test_machines_must_unless_somebody_says_otherwise(gate, issuer):
     with pytest.raises(ProofRequired):
         gate.enter(issuer.token(auth_time=None), None, scheme="Bearer")

@@ -23,7 +23,7 @@ from events.vocabulary import Role, Stage
 from services.api_client import SenderKey
 from services.config import ConfigurationError
 from services.gateway.api import RULES
-from services.gateway.dpop import ProofVerifier
+from services.gateway.dpop import Demand, ProofVerifier
 from services.gateway.oauth_grants import PASSWORD_ACR
 from services.gateway.routing import PREFIX
 from services.gateway.token_errors import InvalidToken, Reason, SignInTooOldOrWeak
@@ -68,7 +68,7 @@ def a_verifier(issuer: Issuer, clock: Clock, *signing_acr: str) -> TokenVerifier
         is_revoked=lambda *_: False,
         proofs=ProofVerifier(public_url=ISSUER, is_first_use=lambda *_: True, now=clock),
         now=clock,
-        demand="offered",
+        demand=Demand.OFFERED,
         signing_acr=signing_acr,
     )
 
