@@ -5,12 +5,13 @@ runs, and stopped with them. Everything lies in one folder. For the demonstratio
 benchmark.
 """
 
+import itertools
 import os
 import secrets
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any, ClassVar, Self
 
 import sqlalchemy as sa
 
+from deploy import kafka_access
 from deploy.certificates import LOOPBACK
 from deploy.parts import Kafka, PostgreSQL
 from deploy.postgresql import prepare
 from deploy.private import private_file
 from deploy.process import Command, Part, PartFailed
 from events.kafka import topics
+from events.kafka.connection import Broker
 from events.key_file import load_or_create_key_file
 from events.log.engines import postgresql_engine
 from events.log.store import EventLog
@@ -32,11 +35,11 @@ from services.clock import clock_of
 from services.config import Settings, read_settings
 from services.migrate import ROLES, latest, migrate
 from services.seeding import seed
-from simulation.inventory import synthetic_inventory
+from simulation.inventory import SyntheticUnit, synthetic_inventory
 
 ROOT = Path(__file__).resolve().parent.parent
 DATABASE = "haven"
-PRINCIPALS = ("haven_relay", "haven_placement", "haven_capacity", "haven_projection", "haven_topics")
+PRINCIPALS = kafka_access.principals()
 PROCESSES = ("relay", "placement", "capacity", "projection", "gateway")
 
 _BEHIND = """
@@ -89,7 +92,8 @@ class HavenProcess(Part):
 
 
 class Stack:
-    """The runtime in one folder. `counts` says how many processes of each kind there are; `more` are further settings."""
+    """The runtime in one folder. `counts` says how many processes of each kind there are, `more` are further settings,
+    `inventory` the units it begins with."""
 
     def __init__(
         self,
@@ -99,6 +103,7 @@ class Stack:
         secure: bool = True,
         fsync: bool = True,
         more: Mapping[str, str] | None = None,
+        inventory: Sequence[SyntheticUnit] | None = None,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +112,7 @@ class Stack:
         self.kafka = Kafka(self.folder / "kafka", principals=PRINCIPALS if secure else None)
         self.postgresql = PostgreSQL(self.folder / "postgresql", fsync=fsync)
         self.more = dict(more or {})
+        self._inventory = inventory
         self.secrets = self.folder / "secrets"
         self.data = self.folder / "data"
         self.data.mkdir(exist_ok=True, mode=0o700)
@@ -173,22 +179,40 @@ class Stack:
         migrate(settings.database_url("haven_migrator"))
         self.make_topics()
         engine = postgresql_engine(settings.database_url("haven_gateway"))
-        inventory = synthetic_inventory(settings.inventory_seed, load())
+        inventory = self._inventory or synthetic_inventory(settings.inventory_seed, load())
         seed(EventLog(engine, "gateway", latest()), inventory, clock_of(settings)())
         engine.dispose()
 
     def make_topics(self) -> None:
         """The topics and, with TLS, who may do what with them; again after Kafka was lost."""
         settings = self.settings
+        if self.secure:
+            administrator = Broker(
+                (self.kafka.bootstrap,), self.kafka.ADMIN, self.kafka.password(self.kafka.ADMIN), self.kafka.ca_file
+            )
+            passwords = {principal: self.kafka.password(principal) for principal in PRINCIPALS}
+            kafka_access.apply(administrator, settings.layout, passwords)
         topics.create(settings.broker("haven_topics"), settings.layout)
 
     def start_processes(self) -> None:
-        for kind, count in self.counts.items():
-            for number in range(1, count + 1):
-                self.processes[f"{kind}-{number}"] = HavenProcess(
-                    self.folder / f"{kind}-{number}", kind, self.environment
-                )
-        _at_once(self._running.enter_context, self.processes.values())
+        new = [process for kind, count in self.counts.items() for process in self._more_of(kind, count)]
+        _at_once(lambda process: process.start(), new)
+
+    def scale(self, kind: str, count: int) -> None:
+        """Stops or starts processes until there are `count` of a kind."""
+        there = self.of(kind)
+        _at_once(self._remove, there[count:])
+        _at_once(lambda process: process.start(), self._more_of(kind, count - len(there)))
+
+    def _more_of(self, kind: str, count: int) -> list[HavenProcess]:
+        free = (name for number in itertools.count(1) if (name := f"{kind}-{number}") not in self.processes)
+        names = list(itertools.islice(free, max(0, count)))
+        self.processes |= {name: HavenProcess(self.folder / name, kind, self.environment) for name in names}
+        return [self.processes[name] for name in names]
+
+    def _remove(self, process: HavenProcess) -> None:
+        process.stop()
+        del self.processes[process.folder.name]
 
     def behind(self) -> int:
         """How many events of the three logs the read model does not show yet."""

@@ -17,17 +17,13 @@ from reference import load
 from services.clock import clock_of, real_time
 from services.config import Settings
 from services.gateway.api import create_app
-from services.gateway.authorization_server import authorization_server
-from services.gateway.dpop import Demand, ProofVerifier
+from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
-from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
-from services.gateway.oauth_grants import PagesClient
 from services.gateway.read_model import ReadModel
 from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
-from services.gateway.tokens import TokenVerifier
 from services.migrate import latest
-from services.node import PAGES, demo_accounts
+from services.node import demo_accounts
 from services.processes import Threads
 from simulation.inventory import synthetic_inventory
 
@@ -51,52 +47,26 @@ class GatewayProcess:
         read_model = ReadModel(self.log.engine)
         reference = load()
         intake = Intake(self.log, keys, read_model, self.clock)
-        settings.require_this_machine()
-        inventory = synthetic_inventory(settings.inventory_seed, reference)
-        accounts = demo_accounts(inventory)
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        logins = load_or_create_logins(settings.data_dir, [*accounts, PAGES])
-        pages_secret = logins.pop(PAGES.username)
-        signing_key = load_or_create_signing_key(settings.data_dir)
-        self.token_store = store = TokenStore(self.log.engine, real_time)
-        proofs = ProofVerifier(public_url=settings.url, is_first_use=store.is_first_use, now=real_time)
-        verifier = TokenVerifier(
-            issuer=settings.url,
-            audience=settings.audience,
-            countries=reference.countries.keys(),
-            jwks=lambda: public_keys(signing_key),
-            is_revoked=store.is_revoked,
-            proofs=proofs,
-            now=real_time,
-            demand=Demand(settings.dpop),
-            signing_acr=settings.signing_acr.split(),
-        )
+        store = TokenStore(self.log.engine, real_time)
+        countries = reference.countries.keys()
+        if settings.issuer:
+            identity = external_identity(settings, countries, store, real_time)
+        else:
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            accounts = demo_accounts(synthetic_inventory(settings.inventory_seed, reference))
+            identity = demo_identity(settings, accounts, countries, store, real_time)
+        self._identity = identity
         self.gateway = Gateway(
             log=self.log,
             intake=intake,
             read_model=read_model,
             keys=keys,
             reference=reference,
-            verifier=verifier,
+            verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
         )
-        sign_in = authorization_server(
-            issuer=settings.url,
-            audience=settings.audience,
-            signing_key=signing_key,
-            accounts=accounts,
-            logins=logins,
-            pages=PagesClient(
-                client_id=PAGES.client_id,
-                secret=pages_secret,
-                redirect_uris=frozenset({f"{settings.url}/signed-in"}),
-            ),
-            store=store,
-            proofs=proofs,
-            now=real_time,
-        )
-        self.app = create_app(self.gateway, settings.url, self.ready, sign_in)
+        self.app = create_app(self.gateway, settings.url, self.ready, *identity.blueprints)
 
     def start(self) -> None:
         announcer = Announcer(self.log.engine, log_channel("gateway"))
@@ -122,12 +92,14 @@ class GatewayProcess:
             self.log.head()
         except Exception as failure:  # noqa: BLE001 - whatever it is, the answer is that it cannot serve
             reasons["database"] = f"cannot be used ({type(failure).__name__}); see that PostgreSQL answers"
+        if unready := self._identity.unready():
+            reasons["sign-in"] = unready
         return reasons
 
     def _keep_house(self, stop: threading.Event) -> None:
         while not stop.wait(HOUSEKEEPING_SECONDS):
             try:
                 self.gateway.intake.forget_old_keys(self.clock())
-                self.token_store.forget_expired()
+                self._identity.store.forget_expired()
             except Exception as failure:  # noqa: BLE001 - the next hour may find the database again
                 logger.warning("housekeeping failed error=%s", type(failure).__name__)

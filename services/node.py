@@ -22,39 +22,26 @@ from events.log.follower import Follower
 from events.log.inbox import Consumer
 from events.log.store import EventLog
 from events.sealing import KeyStore, key_store_engine
-from events.vocabulary import Role
 from reference import Reference, load
 from services.capacity.worker import CapacityWorker
 from services.clock import Clock, clock_of, real_time
 from services.config import Settings
 from services.gateway.api import create_app
-from services.gateway.authorization_server import authorization_server, refuse_when_external
-from services.gateway.dpop import Demand, ProofVerifier
+from services.gateway.authorization_server import refuse_when_external
 from services.gateway.erasure import Eraser
+from services.gateway.identity import demo_identity
 from services.gateway.intake import Intake
-from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
-from services.gateway.oauth_grants import PagesClient
 from services.gateway.principals import Account, demo_principals
 from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
 from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
-from services.gateway.tokens import TokenVerifier
 from services.placement.worker import PlacementWorker
 from services.seeding import seed
 from simulation.inventory import SyntheticUnit, synthetic_inventory
 
 logger = logging.getLogger(__name__)
 
-AUDIENCE = "haven"
-PAGES = Account(
-    username="haven-pages",
-    person="haven.pages",
-    role=Role.SYSTEM,
-    organisation="haven",
-    country="BE",
-    description="The OAuth client of the authorization code flow; nobody signs in as it.",
-)
 HOUSEKEEPING_EVERY = timedelta(hours=1)
 READY_LAG = 1000
 """Events the read model may be behind before the node says it is not ready."""
@@ -160,8 +147,6 @@ class Node:
         self.core = Core(self.directory.database, keys, reference, self.clock)
         self.inventory = synthetic_inventory(settings.inventory_seed, reference)
         self.accounts = demo_accounts(self.inventory)
-        self.logins = load_or_create_logins(settings.data_dir, [*self.accounts, PAGES])
-        self._pages_secret = self.logins.pop(PAGES.username)
         self.app = self._app(reference)
         self._stop = threading.Event()
         self._caught_up_once = False
@@ -212,48 +197,21 @@ class Node:
         return thread.ident is not None and not self._stop.is_set()
 
     def _app(self, reference: Reference) -> Flask:
-        settings = self.settings
-        signing_key = load_or_create_signing_key(settings.data_dir)
         self._token_store = store = TokenStore(self.directory.database("tokens"), real_time)
         store.create_schema()
-        proofs = ProofVerifier(public_url=settings.url, is_first_use=store.is_first_use, now=real_time)
-        verifier = TokenVerifier(
-            issuer=settings.url,
-            audience=AUDIENCE,
-            countries=reference.countries.keys(),
-            jwks=lambda: public_keys(signing_key),
-            is_revoked=store.is_revoked,
-            proofs=proofs,
-            now=real_time,
-            demand=Demand(settings.dpop),
-            signing_acr=settings.signing_acr.split(),
-        )
+        identity = demo_identity(self.settings, self.accounts, reference.countries.keys(), store, real_time)
+        self.logins = identity.logins
         self.gateway = Gateway(
             log=self.core.gateway_log,
             intake=self.core.intake,
             read_model=self.core.read_model,
             keys=self.core.keys,
             reference=reference,
-            verifier=verifier,
+            verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
         )
-        sign_in = authorization_server(
-            issuer=settings.url,
-            audience=AUDIENCE,
-            signing_key=signing_key,
-            accounts=self.accounts,
-            logins=self.logins,
-            pages=PagesClient(
-                client_id=PAGES.client_id,
-                secret=self._pages_secret,
-                redirect_uris=frozenset({f"{settings.url}/signed-in"}),
-            ),
-            store=store,
-            proofs=proofs,
-            now=real_time,
-        )
-        return create_app(self.gateway, settings.url, self.ready, sign_in)
+        return create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
 
     def _keep_house(self) -> None:
         while not self._stop.wait(HOUSEKEEPING_EVERY.total_seconds()):

@@ -22,7 +22,7 @@ from services.config import Settings
 from services.gateway.node_secrets import load_or_create_signing_key
 from services.gateway.oauth_grants import PASSWORD_ACR
 from services.gateway.principals import SCOPES_OF_ROLE
-from services.node import AUDIENCE, Node
+from services.node import Node
 from simulation.inventory import SyntheticUnit
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -189,7 +189,7 @@ class World:
         issued = int(datetime.now(UTC).timestamp())
         said = {
             "iss": self.node.settings.url,
-            "aud": AUDIENCE,
+            "aud": Settings().audience,
             "sub": who.person,
             "client_id": who.person,
             "iat": issued,

@@ -127,8 +127,8 @@ def test_a_node_that_was_killed_leaves_its_data_directory_free(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("setting", "value", "remedy"),
     [
-        ("host", "0.0.0.0", "HAVEN_HOST: the embedded node serves this machine only"),
-        ("host", "192.0.2.1", "HAVEN_HOST: the embedded node serves this machine only"),
+        ("host", "0.0.0.0", "HAVEN_HOST: demo sign-in serves this machine only"),
+        ("host", "192.0.2.1", "HAVEN_HOST: demo sign-in serves this machine only"),
         ("issuer", "https://sign-in.example", "remove the issuer setting"),
         ("colour", "green", "HAVEN_COLOUR: is not a setting of Haven"),
         ("port", "eighty", "HAVEN_PORT: must be a whole number"),
