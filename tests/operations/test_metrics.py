@@ -24,7 +24,7 @@ from events.log.inbox import Consumer, ParkReason
 from events.log.schema import parked, timers
 from events.log.store import EventLog
 from events.vocabulary import Freshness, Stage, Urgency
-from services.operations import metrics
+from services.operations import case_metrics, metrics
 from services.operations.case_metrics import CLOSED, watch_read_model
 from services.operations.patience import NoAnswer, Patience
 from services.operations.tracing import Tracer
@@ -119,6 +119,47 @@ def test_a_request_is_late_once_its_deadline_has_passed_and_not_before(world, re
     assert samples(registry)["haven_requests_past_deadline"] == 0
     world.now = deadline + timedelta(seconds=1)
     assert samples(registry)["haven_requests_past_deadline"] == 1
+
+
+def test_what_moved_since_the_last_scrape_is_counted_anew(world, registry) -> None:
+    watch_cases(world, registry)
+    request_id, other = world.open(), world.open()
+    assert samples(registry)["haven_open_requests{stage=asked}"] == 2
+    world.done(world.say_yes(request_id))
+    said = samples(registry)
+    assert said["haven_open_requests{stage=asked}"] == 1
+    assert said["haven_open_requests{stage=offered}"] == 1
+    world.withdraw(other)
+    assert samples(registry)["haven_open_requests{stage=asked}"] == 0
+
+
+def test_what_is_kept_between_scrapes_equals_what_is_there(world, monkeypatch) -> None:
+    kept, fresh = metrics.registry(), metrics.registry()
+    watch_cases(world, kept)
+    monkeypatch.setattr(case_metrics, "PAGE", 2)
+    for stage in (Stage.ASKED, Stage.CONFIRMED, Stage.ENDED, Stage.UNMET_NEED, Stage.ERASED, Stage.DEPARTED):
+        world.bring_to(stage)
+        samples(kept)
+    watch_cases(world, fresh)
+    assert samples(kept) == samples(fresh)
+    assert sum(count for name, count in samples(fresh).items() if name.startswith("haven_open_requests")) == 4
+
+
+@pytest.mark.parametrize("how", ["rebuilt", "restored"])
+def test_a_read_model_that_was_made_anew_is_counted_anew(world, registry, monkeypatch, how: str) -> None:
+    watch_cases(world, registry)
+    world.bring_to(Stage.ASKED)
+    before = samples(registry)
+    if how == "rebuilt":
+        monkeypatch.setattr(case_metrics, "MOST_CHANGES", 3)
+        world.core.projection.rebuild(world.core.logs)
+    else:
+        with world.core.projection.log.engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM changes WHERE seq > 1")
+            connection.exec_driver_sql("DELETE FROM requests")
+    after = samples(registry)
+    stage = "haven_open_requests{stage=asked}"
+    assert (before[stage], after[stage]) == (1, 1 if how == "rebuilt" else 0)
 
 
 def test_units_are_counted_by_country_and_age_of_report(world, registry) -> None:

@@ -117,6 +117,21 @@ def test_a_server_that_is_frozen_is_said_to_be_silent_and_hangs_no_scrape(
         time.sleep(0.1)
 
 
+def test_what_moved_is_counted_anew_without_reading_everything_again(database: Database) -> None:
+    registry = CollectorRegistry()
+    engine = database.engine("haven_projection")
+    watch_read_model(registry, engine, lambda: NOW, load().countries)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("""INSERT INTO gateway.requests VALUES ('r', 'x', 1, '{"stage": "asked"}')""")
+    assert samples(registry)["haven_open_requests{stage=asked}"] == 1
+    with engine.begin() as connection:
+        connection.exec_driver_sql("""UPDATE gateway.requests SET view = '{"stage": "ended"}'""")
+        connection.exec_driver_sql(
+            "INSERT INTO gateway.changes (kind, subject, revision, parties) VALUES ('relocation_request', 'r', 2, '[]')"
+        )
+    assert samples(registry)["haven_open_requests{stage=asked}"] == 0
+
+
 # Clocks
 
 
