@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from events.envelope import Event, encode
 from events.kafka import dead_letters
 from events.kafka import receiver as receiver_module
+from events.kafka import sweep as sweep_module
 from events.kafka.dead_letters import CUT_SHORT, HANGS, MALFORMED, TRIES, DeadLetter, NoSuchDeadLetter, StreamWaits
 from events.kafka.history import History, HistoryCutShort
 from events.kafka.receiver import Receiver, Stopping
@@ -327,6 +328,22 @@ def test_a_failing_event_in_a_batch_keeps_nothing_from_the_others(service: Servi
     assert service.letter().position == 1
 
 
+def test_a_crash_while_something_is_set_aside_leaves_the_message_to_be_taken_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead letter, the parked event and the cursor are one commit."""
+    service.fails = poison("a", 1)
+    [message] = service.messages(an_event("a", 1))
+    with monkeypatch.context() as crash:
+        for point in ("keep", "failed"):
+            crash.setattr(dead_letters, point, lambda *_what: (_ for _ in ()).throw(SystemExit()))
+        with pytest.raises(SystemExit):
+            service.receive(message)
+    assert (service.letters(), service.parked(), service.receiver.position(PLACE)) == ([], [], 0)
+    service.receive(message)
+    assert (len(service.letters()), len(service.parked()), service.receiver.position(PLACE)) == (1, 1, 1)
+
+
 def test_a_redelivered_poison_message_is_not_tried_once_more(service: Service) -> None:
     tried = []
 
@@ -620,11 +637,12 @@ def watch_until_ended(service: Service, ticks: int = HANGING_AFTER + 2) -> list[
 
 
 @pytest.fixture
-def on_postgresql(service: Service) -> Service:
+def on_postgresql(postgres_url: str) -> Iterator[Service]:
     """The watchdog writes beside the open transaction that hangs, which a SQLite file does not allow."""
-    if service.log.engine.dialect.name == "sqlite":
-        pytest.skip("one writer at a time")
-    return service
+    log = EventLog(engines.postgresql_engine(postgres_url), "placement")
+    log.create_schema()
+    yield Service(log)
+    log.engine.dispose()
 
 
 def hang_and_end(service: Service, hang: Hang, *messages: Message) -> list[int]:
@@ -645,6 +663,7 @@ def hang_and_end(service: Service, hang: Hang, *messages: Message) -> list[int]:
     return ended
 
 
+@pytest.mark.real
 def test_what_hangs_is_written_down_and_set_aside_after_the_restart(on_postgresql: Service) -> None:
     service = on_postgresql
     messages = service.messages(an_event("a", 1), an_event("a", 2), an_event("a", 3), an_event("b", 1))
@@ -664,6 +683,7 @@ def test_what_hangs_is_written_down_and_set_aside_after_the_restart(on_postgresq
     assert (service.seen(), service.letters()) == (["a.1", "b.1", "a.2", "a.3"], [])
 
 
+@pytest.mark.real
 def test_what_hangs_again_when_replayed_is_given_up_again(on_postgresql: Service) -> None:
     service = on_postgresql
     [message] = service.messages(an_event("a", 1))
@@ -692,6 +712,7 @@ def test_what_hangs_again_when_replayed_is_given_up_again(on_postgresql: Service
     assert service.seen() == ["b.1"]
 
 
+@pytest.mark.real
 def test_an_early_event_that_hangs_does_so_once(on_postgresql: Service) -> None:
     service = on_postgresql
     first, second, other = service.messages(an_event("a", 1), an_event("a", 2), an_event("b", 1))
@@ -727,9 +748,7 @@ def test_a_handler_that_is_called_again_and_again_is_not_one_that_hangs(service:
 def test_a_handler_that_waits_for_a_frozen_database_is_not_one_that_hangs(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from events.kafka import sweep
-
-    monkeypatch.setattr(sweep, "_answers", lambda _engine: False)
+    monkeypatch.setattr(sweep_module, "_answers", lambda _engine: False)
     watched = []
     service.fails = lambda _event: watched.append(watch_until_ended(service, 30))
     service.receive(*service.messages(an_event("a", 1)))
