@@ -72,13 +72,20 @@ class Browser:
         parts = urlsplit(url)
         path = parts.path or "/"
         headers = {"Accept": "text/html"}
-        cookies = [f"{name}={value}" for (name, where), value in self._cookies.items() if path.startswith(where)]
-        if cookies:
+        if cookies := self._fitting(path):
             headers["Cookie"] = "; ".join(cookies)
         status, answered, body = _send(url, headers, None if form is None else urlencode(form))
         for line in answered.get_all("Set-Cookie", []):
             self._keep(line, path)
         return _Page(url, status, answered.get("Location"), body)
+
+    def _fitting(self, path: str) -> list[str]:
+        # RFC 6265 section 5.1.4: /realms/haven is not the beginning of /realms/haven-2.
+        return [
+            f"{name}={value}"
+            for (name, where), value in self._cookies.items()
+            if path == where or path.startswith(where.removesuffix("/") + "/")
+        ]
 
     def _keep(self, line: str, path: str) -> None:
         pair, *attributes = line.split(";")

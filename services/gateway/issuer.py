@@ -6,7 +6,7 @@ is asked at start, so that a gateway starts while the provider is down: it is th
 
 import threading
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -106,11 +106,11 @@ class Issuer:
         self._tried_at: datetime | None = None
         self._succeeded_at: datetime | None = None
 
-    def keys(self) -> KeySet:
+    def key_set(self) -> KeySet:
         """Its keys, fetched now; what `TokenVerifier` takes as `jwks`. Raises `KeysUnavailable` within `ANSWERED_WITHIN`."""
         self._tried_at = self._now()
         try:
-            keys = _in_time(self._fetch_keys)
+            keys = _in_time(self._fetch_key_set)
         except KeysUnavailable as failure:
             self._failure = failure
             self._metadata = None  # perhaps it has moved its keys
@@ -130,17 +130,20 @@ class Issuer:
 
         It asks the issuer by itself only when nobody else has for a while.
         """
-        now = self._now()
-        if self._succeeded_at is not None and now - self._succeeded_at < KEYS_KEPT:
+        if self._within(self._succeeded_at, KEYS_KEPT):
             return None
-        if self._tried_at is None or now - self._tried_at >= REFETCH_EVERY:
+        if not self._within(self._tried_at, REFETCH_EVERY):
             try:
-                self.keys()
+                self.key_set()
             except KeysUnavailable:
                 pass
             else:
                 return None
         return self._reason(self._failure)
+
+    def _within(self, since: datetime | None, limit: timedelta) -> bool:
+        # A clock set back makes a negative age, which counts as too old rather than as fresh for ever.
+        return since is not None and timedelta() <= self._now() - since < limit
 
     def _reason(self, failure: KeysUnavailable | None) -> str:
         problem = failure.problem if failure else "the issuer is being asked"
@@ -152,7 +155,7 @@ class Issuer:
         )
         return f"{problem}{cause}. {remedy}"
 
-    def _fetch_keys(self) -> KeySet:
+    def _fetch_key_set(self) -> KeySet:
         if self._metadata is None:
             self._metadata = discover(self.url)
         return HttpKeySet(self._metadata.jwks_uri)()

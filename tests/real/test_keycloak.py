@@ -173,7 +173,7 @@ def verifier_for(provider: Provider, clock: Callable[[], datetime], **more: Any)
         issuer=provider.issuer,
         audience="haven",
         countries={"BE", "NL", "LU"},
-        jwks=Issuer(provider.issuer, clock).keys,
+        jwks=Issuer(provider.issuer, clock).key_set,
         is_revoked=lambda *_: False,
         proofs=ProofVerifier(
             public_url=PUBLIC_URL,
@@ -727,7 +727,7 @@ def test_a_new_key_is_taken_at_once_and_one_taken_away_is_not_trusted_for_longer
     provider: Provider, admin: Keycloak, clock: Clock
 ) -> None:
     issuer = Issuer(provider.issuer, clock)
-    keys = KeyCache(issuer.keys, clock)
+    keys = KeyCache(issuer.key_set, clock)
     verifier = verifier_for(provider, clock)
     before = provider.sign_in(POLICE)
     assert verifier.verify(f"Bearer {before.access_token}")
@@ -845,7 +845,7 @@ def test_without_the_provider_known_keys_are_good_for_ten_minutes_and_then_nobod
 ) -> None:
     issuer = Issuer(provider.issuer, clock)
     verifier = verifier_for(provider, clock)
-    keys = KeyCache(issuer.keys, clock)
+    keys = KeyCache(issuer.key_set, clock)
     token = provider.sign_in(POLICE)
     assert verifier.verify(f"Bearer {token.access_token}")
     keys.key(header(token)["kid"])
