@@ -101,16 +101,21 @@ def now() -> datetime:
 class Service:
     """A log, one consumer, and what both make of a topic: in this process or another."""
 
-    def __init__(self, setup: Setup, *, log: EventLog | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        handle: Callable[[Writing, Event], None] | None = None,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
         self.setup = setup
         self.layout = layout_of(setup)
         self.broker = Broker((setup.kafka,))
-        self.log = log or open_log(setup.database)
+        self.log = open_log(setup.database)
         self.fails: Callable[[Event], None] = lambda _event: None
-        self.consumer = Consumer("placement", self.log, self.handle)
+        self.consumer = Consumer("placement", self.log, handle or self.handle)
         ids = topics.check(self.broker, self.layout)
         self.receiver = Receiver(
-            self.consumer, now, {self.layout.topic(s): ids[self.layout.topic(s)] for s in setup.sources}
+            self.consumer, clock, {self.layout.topic(s): ids[self.layout.topic(s)] for s in setup.sources}
         )
         self.sweep = Sweep([self.receiver], self.broker, self.layout, f"{setup.name}.sweep")
         self.history = self.sweep._history
@@ -130,6 +135,7 @@ class Service:
     def close(self) -> None:
         self.receiver.stopping.set()
         self.sweep._forget_clients()
+        self.log.engine.dispose()
 
 
 class World:
