@@ -75,6 +75,8 @@ def configure_logging(process: str) -> None:
 def _install(process: str, output: TextIO) -> None:
     handler = _QuietHandler(output)
     handler.setFormatter(LineFormatter(process))
+    # A library that makes itself talkative later (asked to by a setting of its own) is still not heard.
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or _is_own_logger(record.name))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -138,7 +140,7 @@ def _said(record: logging.LogRecord) -> dict[str, Any]:
     arguments = record.args if isinstance(record.args, tuple) else ()
     if len(arguments) != len(placeholders):
         arguments = (None,) * len(placeholders)  # nobody can tell which is which
-    ours = record.name.partition(".")[0] in OURS
+    ours = _is_own_logger(record.name)
     said: dict[str, Any] = {}
     words, read_to = "", 0
     for placeholder, argument in zip(placeholders, arguments, strict=True):
@@ -165,6 +167,10 @@ def _said_natively(record: logging.LogRecord) -> dict[str, Any]:
         WITHHELD.inc()
         return said
     return {"event": event, **said}
+
+
+def _is_own_logger(name: str) -> bool:
+    return name.partition(".")[0] in OURS
 
 
 def _allowed(name: str, value: object) -> Iterator[tuple[str, Any]]:
