@@ -3,18 +3,23 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from deploy.parts import PostgreSQL
+from events.key_file import load_or_create_key_file
 from events.log.inbox import Consumer
 from reference import load
+from services.config import Settings
 from services.gateway.read_model import moment_key
 from services.migrate import latest
 from services.operations import doctor, metrics
 from services.operations.case_metrics import watch_read_model
-from services.operations.health import clock_skew, database_clock
+from services.operations.health import clock_reasons, clock_skew, database_clock
+from services.operations.installation import checks
 from tests.operations.test_metrics import Receiver, Sweep, samples
 from tests.real.postgresql_database import PASSWORDS, Database, a_database, a_server
 
@@ -142,6 +147,10 @@ def test_the_clocks_of_one_machine_agree_and_one_set_wrong_does_not(database: Da
     assert "s ahead of the database's" in ahead
     behind = clock_skew(lambda: database_clock(engine), lambda: real_time() - timedelta(hours=1))
     assert "s behind the database's" in behind
+    assert clock_reasons(engine) == {}
+    assert "NTP" in clock_reasons(engine, lambda: real_time() + timedelta(seconds=5))["clock"]
+    nobody = sa.create_engine("postgresql+psycopg://127.0.0.1:1/haven")
+    assert clock_reasons(nobody) == {}, "a database that cannot be asked is somebody else's reason"
 
 
 # The doctor
@@ -231,3 +240,18 @@ def test_a_server_that_is_frozen_is_found_in_a_bounded_time(database: Database, 
     assert not finding.ok
     assert finding.remedy
     assert not [password for password in PASSWORDS.values() if password in str(finding)]
+
+
+def test_a_sound_installation_is_found_sound_under_all_its_roles(database: Database, tmp_path: Path) -> None:
+    for role, password in PASSWORDS.items():
+        (tmp_path / f"{role}_password").write_text(password)
+        (tmp_path / f"{role}_password").chmod(0o600)
+    load_or_create_key_file(tmp_path / "key-file")
+    url = database.url()
+    address = f"postgresql://{url.host}:{url.port}/{url.database}"
+    settings = Settings(database=address, secrets_dir=tmp_path, data_dir=tmp_path / "data")
+    findings = doctor.examine(checks(settings, latest()), 30)
+    examined = {finding.name.partition(" as ")[2] for finding in findings} - {""}
+    assert examined == set(PASSWORDS)
+    bad = [finding for finding in findings if not finding.ok and not finding.name.startswith("database durability")]
+    assert bad == [], "the tests' own server does not wait for the disk, and that is all"
