@@ -14,7 +14,8 @@ from joserfc.jwk import ECKey
 from services.config import ConfigurationError
 from services.gateway import issuer as issuer_module
 from services.gateway.issuer import Issuer, IssuerUnusable, discover
-from services.gateway.key_set import KEYS_KEPT, REFETCH_EVERY, KeysUnavailable
+from services.gateway.key_set import KEYS_KEPT, KEYS_RENEWED, REFETCH_EVERY, KeyCache, KeysUnavailable
+from services.gateway.token_errors import InvalidToken, Reason
 
 KEY = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256"}, auto_kid=True)
 OPENID, RFC8414 = (
@@ -209,6 +210,39 @@ def test_a_name_that_takes_long_to_look_up_is_not_waited_for(
             Issuer(server.issuer, clock).key_set()
     finally:
         looked_up.set()
+
+
+# Keys that are kept
+
+
+def test_keys_are_renewed_while_they_are_still_good(server: Server, clock: Clock) -> None:
+    keys = KeyCache(Issuer(server.issuer, clock).key_set, clock)
+    keys.key(KEY.kid)
+    asked = server.asked.count("/keys")
+    server.pages["/keys"] = {"keys": [ECKey.generate_key("P-256", auto_kid=True).as_dict(private=False)]}
+    clock.advance(KEYS_RENEWED - timedelta(seconds=1))
+    keys.key(KEY.kid)
+    assert server.asked.count("/keys") == asked
+    clock.advance(timedelta(seconds=1))
+    with pytest.raises(InvalidToken) as refused:
+        keys.key(KEY.kid)
+    assert refused.value.reason is Reason.UNKNOWN_KEY
+
+
+def test_an_outage_that_begins_at_any_moment_is_bridged_for_five_minutes(server: Server, clock: Clock) -> None:
+    keys = KeyCache(Issuer(server.issuer, clock).key_set, clock)
+    keys.key(KEY.kid)
+    del server.pages["/keys"]
+    clock.advance(KEYS_RENEWED)
+    for _ in range(29):
+        clock.advance(REFETCH_EVERY)
+        asked = server.asked.count("/keys")
+        keys.key(KEY.kid)
+        keys.key(KEY.kid)
+        assert server.asked.count("/keys") == asked + 1
+    clock.advance(REFETCH_EVERY)
+    with pytest.raises(KeysUnavailable):
+        keys.key(KEY.kid)
 
 
 # Readiness

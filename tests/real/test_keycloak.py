@@ -456,6 +456,49 @@ def test_nobody_makes_themselves_something_else(provider: Provider, admin: Keycl
     assert kept["attributes"]["haven_country"] == ["BE"]
 
 
+# The helper
+
+
+def test_an_account_made_again_becomes_what_it_should_be(provider: Provider, verifier: TokenVerifier) -> None:
+    moved = made_up("Moved.Person", organisation="nl-coordinator", country="NL")
+    passwords = [secrets.token_urlsafe(18) for _ in range(2)]
+    for account, password in ((made_up("Moved.Person"), passwords[0]), (moved, passwords[1])):
+        provision(provider.part.url, provider.admin_password, [account], {"Moved.Person": password})
+    with pytest.raises(SignInFailed):
+        provider.sign_in("Moved.Person", password=passwords[0])
+    principal = verifier.verify(f"Bearer {provider.sign_in('Moved.Person', password=passwords[1]).access_token}")
+    assert (principal.organisation, principal.country) == ("nl-coordinator", "NL")
+
+
+def test_the_pages_may_move(provider: Provider, receiver: Receiver, admin: Keycloak) -> None:
+    admin.pages_at("https://haven.example")
+    try:
+        assert Browser().send(provider.authorize()).status == 400
+        assert provider.sign_in(POLICE, redirect_uri="https://haven.example/signed-in")
+    finally:
+        admin.pages_at(receiver.url)
+    assert provider.sign_in(POLICE)
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda admin: admin.sign_out("nobody-here"), lambda admin: admin.client_secret("none")]
+)
+def test_what_is_not_there_is_named(ask: Callable[[Keycloak], object], admin: Keycloak) -> None:
+    with pytest.raises(KeycloakRefused, match=r"there is no (account nobody-here|client none)"):
+        ask(admin)
+
+
+def test_a_wrong_administrator_is_told_so(provider: Provider) -> None:
+    with (
+        Keycloak(provider.part.url, "wrong") as admin,
+        pytest.raises(KeycloakRefused, match="invalid_grant") as refused,
+    ):
+        admin.people()
+    assert refused.value.status == 401
+    with Keycloak("http://127.0.0.1:1", "any") as admin, pytest.raises(ConnectionError):
+        admin.people()
+
+
 # The code and where it goes
 
 
