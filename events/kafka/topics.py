@@ -25,6 +25,7 @@ SOURCES = ("gateway", "placement", "capacity")
 DEAD_LETTERS = "dead-letters"
 PREFIX = "haven"
 CLIENT_ID = "haven-topics"
+APPLY = "apply deploy/kafka/access.toml with `python -m deploy.kafka_access`"
 LARGEST_MESSAGE = "max.message.bytes"
 
 
@@ -148,17 +149,17 @@ def _problems(admin: KafkaAdminClient, layout: Layout, wanted: dict[str, int]) -
         if error is UnknownTopicOrPartitionError:
             problems.append(f"topic {topic} is missing: run `haven topics create`")
         elif error is TopicAuthorizationFailedError:
-            problems.append(
-                f"topic {topic} is hidden from us, or missing: run `haven topics create` and apply deploy/kafka/access.toml "
-                "with `python -m deploy.kafka_access`"
-            )
+            problems.append(f"topic {topic} is hidden from us, or missing: run `haven topics create` and {APPLY}")
         elif described[topic]["error_code"]:
             raise error
         else:
             there.append(topic)
             problems += _problems_of_partitions(topic, described[topic]["partitions"], partitions, layout)
     for topic, found in _settings(admin, there).items():
-        problems += _problems_of_settings(topic, found, layout)
+        if found:
+            problems += _problems_of_settings(topic, found, layout)
+        else:  # how the client tells that it was refused
+            problems.append(f"the settings of topic {topic} are hidden from us: {APPLY}")
     return problems
 
 

@@ -1,6 +1,6 @@
 """What was said once is read for ever: frozen examples of every contract, and how contracts may grow.
 
-`golden/<type>.json` is one event as it lies in the log. A missing file is written by
+`events/golden/<type>.json` is one event as it lies in the log. A missing file is written by
 `python -m tests.events.test_contracts`, read by a person, and never changed again.
 """
 
@@ -31,7 +31,7 @@ from events.gateway import Command, RecordDeparture
 from events.placement import DepartureRecorded, HouseholdErased
 from events.vocabulary import Actor, Role
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "events" / "golden"
 
 ACTIONS = {
     # Intents, imperative: only the gateway's log holds them.

@@ -22,7 +22,7 @@ from events.kafka.wire import (
     to_message,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "events" / "golden"
 RECORDS = {file.stem: file.read_text().rstrip("\n") for file in sorted(GOLDEN.iterdir())}
 DEPARTED = RECORDS["placement.journey.departed.v1"]
 CANARY = "Anna-Kerkstraat-12"
