@@ -10,16 +10,19 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-e
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test check bench up down lock
+.PHONY: help run demo demo-real test check bench faults up down lock
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/haven.stamp ## Set everything up and serve the embedded node with four demo logins
 	@$(BIN)/haven run
 
 demo: $(VENV)/haven.stamp ## Play one cross-border relocation through the real HTTP API and print its timeline
 	@$(BIN)/haven demo
+
+demo-real: $(VENV)/haven.stamp ## Play the same on real Kafka, PostgreSQL and Keycloak, started and stopped for it
+	@$(BIN)/python -m deploy.demo
 
 test: $(VENV)/haven.stamp ## Run all tests (ARGS="-k hold" passes options to pytest)
 	@echo "haven: running the tests"
@@ -40,6 +43,10 @@ check: $(VENV)/haven.stamp ## Check format, lint, types, spelling and architectu
 bench: $(VENV)/haven.stamp ## Measure against the anchors, print a table and write build/bench.json
 	@mkdir -p build
 	@$(BIN)/python -m bench
+
+faults: $(VENV)/haven.stamp ## Kill, freeze and duplicate everything under load; write build/faults.json (ARGS="--runs full")
+	@mkdir -p build
+	@$(BIN)/python -m faults $(ARGS)
 
 up: ## Start the node in Docker and wait until it is healthy
 	docker compose up --build --detach --wait

@@ -21,7 +21,9 @@ import sqlalchemy as sa
 
 from deploy import kafka_access
 from deploy.certificates import LOOPBACK
-from deploy.parts import Kafka, PostgreSQL
+from deploy.keycloak import Keycloak as KeycloakAdmin
+from deploy.keycloak import provision
+from deploy.parts import Kafka, Keycloak, PostgreSQL
 from deploy.postgresql import prepare
 from deploy.private import private_file
 from deploy.process import Command, Part, PartFailed
@@ -31,13 +33,19 @@ from events.key_file import load_or_create_key_file
 from events.log.engines import postgresql_engine
 from events.log.store import EventLog
 from reference import load
+from services.api_client import SenderKey, SignIn
 from services.clock import clock_of
 from services.config import Settings, read_settings
+from services.gateway.identity import PAGES
+from services.gateway.node_secrets import load_or_create_logins
 from services.migrate import ROLES, latest, migrate
+from services.node import demo_accounts
 from services.seeding import seed
+from services.sign_in_client import IssuerUnreachable, sign_in
 from simulation.inventory import SyntheticUnit, synthetic_inventory
 
 ROOT = Path(__file__).resolve().parent.parent
+REALM = Path(__file__).with_name("keycloak") / "realm.json"
 DATABASE = "haven"
 PRINCIPALS = kafka_access.principals()
 PROCESSES = ("relay", "placement", "capacity", "projection", "gateway")
@@ -104,6 +112,7 @@ class Stack:
         fsync: bool = True,
         more: Mapping[str, str] | None = None,
         inventory: Sequence[SyntheticUnit] | None = None,
+        keycloak: bool = False,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +120,9 @@ class Stack:
         self.secure = secure
         self.kafka = Kafka(self.folder / "kafka", principals=PRINCIPALS if secure else None)
         self.postgresql = PostgreSQL(self.folder / "postgresql", fsync=fsync)
+        # Where the pages are is said to the realm once the gateway has its port (`sign_in_at_keycloak`).
+        pages = {"HAVEN_PUBLIC_URL": f"http://{LOOPBACK}"}
+        self.keycloak = Keycloak(self.folder / "keycloak", REALM, pages) if keycloak else None
         self.more = dict(more or {})
         self._inventory = inventory
         self.secrets = self.folder / "secrets"
@@ -165,7 +177,8 @@ class Stack:
         return self
 
     def start_parts(self) -> None:
-        _at_once(self._running.enter_context, [self.kafka, self.postgresql])
+        parts = (self.kafka, self.postgresql, self.keycloak)
+        _at_once(self._running.enter_context, [part for part in parts if part])
 
     def prepare(self) -> None:
         """What an operator does once: roles and passwords, tables, topics and access, the key file. Repeatable."""
@@ -229,6 +242,38 @@ class Stack:
             quiet = 0 if self.behind() else quiet + 1
             time.sleep(0.1)
         return self
+
+    def sign_in_at_keycloak(self) -> SignIn:
+        """From now on the gateways take Keycloak's tokens and bring no sign-in of their own; how an account gets one."""
+        assert self.keycloak is not None
+        settings = self.settings
+        accounts = demo_accounts(synthetic_inventory(settings.inventory_seed, load()))
+        passwords = load_or_create_logins(self.data, accounts)
+        admin_password = self.keycloak.admin_password_file.read_text()
+        provision(self.keycloak.url, admin_password, accounts, passwords)
+        with KeycloakAdmin(self.keycloak.url, admin_password) as admin:
+            admin.pages_at(self.url)
+            secret, issuer = admin.client_secret(), admin.issuer
+        for gateway in self.of("gateway"):
+            gateway.stop()
+            gateway.environment |= {"HAVEN_ISSUER": issuer}
+            gateway.start()
+
+        def token(who: str, key: SenderKey | None) -> str:
+            try:
+                return sign_in(
+                    issuer,
+                    PAGES.client_id,
+                    secret,
+                    f"{self.url}/signed-in",
+                    who,
+                    passwords[who],
+                    proof=key.proof if key else None,
+                ).access_token
+            except IssuerUnreachable as away:
+                raise ConnectionError(str(away)) from None
+
+        return token
 
     def stop(self) -> None:
         _at_once(lambda process: process.stop(), self.processes.values())

@@ -7,7 +7,7 @@ import http.client
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -50,6 +50,10 @@ class SenderKey:
         return jwt.encode(header, claims, self._key, registry=JWSRegistry(algorithms=["ES256"]))
 
 
+SignIn = Callable[[str, SenderKey | None], str]
+"""From an account, and the key its token is to be bound to, to an access token of five minutes."""
+
+
 @dataclass
 class Client:
     """A careful API client: one token per account, every request repeated under the same key until it is answered.
@@ -61,6 +65,8 @@ class Client:
     url: str
     logins: dict[str, str]
     keys: dict[str, SenderKey] = field(default_factory=dict)
+    sign_in: SignIn | None = None
+    """How a person gets a token where the gateway brings no sign-in of its own."""
     _tokens: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def send(self, who: str, method: str, path: str, body: Json | None = None, **headers: str) -> Answer:
@@ -123,15 +129,24 @@ class Client:
         known, until = self._tokens.get(who, ("", 0.0))
         if time.monotonic() < until:
             return known
+        key = self.keys.get(who)
+        token = self.sign_in(who, key) if self.sign_in else self._client_credentials(who, key)
+        self._tokens[who] = (token, time.monotonic() + 200)
+        return token
+
+    def sign_in_now(self, who: str) -> None:
+        """Gets the account's token before it is needed. Raises NodeUnreachable or what signing in raises."""
+        self._token(who)
+
+    def _client_credentials(self, who: str, key: SenderKey | None) -> str:
         path = "/oauth/token"
         basic = base64.b64encode(f"{who}:{self.logins[who]}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"}
-        if who in self.keys:
-            headers["DPoP"] = self.keys[who].proof("POST", self.url + path)
+        if key:
+            headers["DPoP"] = key.proof("POST", self.url + path)
         answer = self._once("POST", path, b"grant_type=client_credentials", headers)
         if answer.status != 200:
             raise NodeUnreachable(f"{who} cannot sign in: {answer.body.get('error')}")
-        self._tokens[who] = (answer.body["access_token"], time.monotonic() + 200)
         return str(answer.body["access_token"])
 
     def _once(self, method: str, path: str, content: bytes | None, headers: dict[str, str]) -> Answer:

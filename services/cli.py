@@ -87,11 +87,12 @@ def demo(
     data_dir: Annotated[Path | None, typer.Option(help="That node's data directory, where its logins are.")] = None,
 ) -> None:
     """Drive one cross-border relocation through the HTTP API and print the coordinator's timeline."""
-    from services.demo import DemoFailed, play, play_on_own_node
+    from services.demo import DemoFailed, demo_client, play, play_on_own_node
 
     try:
         if url:
-            play(url, (data_dir or _settings().data_dir) / "demo-logins.json", typer.echo)
+            logins_file = (data_dir or _settings().data_dir) / "demo-logins.json"
+            play(demo_client(url, logins_file), typer.echo)
         else:
             play_on_own_node(typer.echo)
     except DemoFailed as failed:

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from services.api_client import PATIENCE, Answer, Client, Json, NodeUnreachable, SenderKey
+from services.api_client import PATIENCE, Answer, Client, Json, NodeUnreachable, SenderKey, SignIn
 
 Say = Callable[[str], None]
 
@@ -79,18 +79,22 @@ class Story:
         raise DemoFailed(f"waited in vain until {what}; the request is {view['stage']}")
 
 
-def play(url: str, logins_file: Path, say: Say) -> None:
-    """Plays the whole story against a running embedded node. Raises DemoFailed."""
+def demo_client(url: str, logins_file: Path, sign_in: SignIn | None = None) -> Client:
+    """The people of the story, each with a login of their own."""
+    # The police's token is bound to a key, as a program's must be: stolen, it would be worth nothing.
+    return Client(url, json.loads(logins_file.read_text()), keys={POLICE: SenderKey()}, sign_in=sign_in)
+
+
+def play(client: Client, say: Say) -> None:
+    """Plays the whole story through the API that the client speaks to. Raises DemoFailed."""
     try:
-        _play(url, logins_file, say)
+        _play(client, say)
     except NodeUnreachable as away:
         raise DemoFailed(str(away)) from None
 
 
-def _play(url: str, logins_file: Path, say: Say) -> None:
-    _wait_for_node(url)
-    # The police's token is bound to a key, as a program's must be: stolen, it would be worth nothing.
-    client = Client(url, json.loads(logins_file.read_text()), keys={POLICE: SenderKey()})
+def _play(client: Client, say: Say) -> None:
+    _wait_for_node(client.url)
     story = Story(client, say)
     say("Haven demo. Every person, shelter and place in it is synthetic.\n")
     _shelters_report(story)
@@ -116,7 +120,9 @@ def play_on_own_node(say: Say) -> None:
             stdout=subprocess.DEVNULL,
         )
         try:
-            play(f"http://127.0.0.1:{port}", Path(folder) / "demo-logins.json", say)
+            url, logins_file = f"http://127.0.0.1:{port}", Path(folder) / "demo-logins.json"
+            _wait_for_node(url)  # it makes the logins
+            play(demo_client(url, logins_file), say)
         finally:
             node.terminate()
             node.wait(timeout=20)

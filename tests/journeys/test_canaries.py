@@ -133,7 +133,7 @@ def test_after_the_whole_story_nothing_planted_is_anywhere_but_in_the_disclosed_
     monkeypatch.setattr(Overheard, "headers_and_bodies", heard := [])
     told: list[str] = []
     with RunningNode(tmp_path, speed=demo.EXERCISE_SPEED) as node:
-        demo.play(node.url, node.logins, told.append)
+        demo.play(demo.demo_client(node.url, node.logins), told.append)
         assert hits_in_files(node.data_dir) == {}, "while it runs, write-ahead logs included"
         assert node.stop() == 0
         files = [path for path in node.data_dir.rglob("*") if path.is_file()]
