@@ -24,7 +24,8 @@ from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
 from services.migrate import latest
 from services.node import demo_accounts
-from services.processes import Threads
+from services.operated import Threads
+from services.operations.health import clock_reasons
 from simulation.inventory import synthetic_inventory
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class GatewayProcess:
 
     def ready(self) -> dict[str, str]:
         """Why this gateway cannot serve now; empty when it can."""
-        reasons = self.threads.ended()
+        reasons = self.threads.ended() | clock_reasons(self.log.engine)
         try:
             self.log.head()
         except Exception as failure:  # noqa: BLE001 - whatever it is, the answer is that it cannot serve

@@ -1,5 +1,6 @@
-"""What every process has beside its work: log lines, counters, traces, and a port for its operator."""
+"""What every process has beside its work: threads that end together, log lines, counters, traces, and a port for its operator."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,33 @@ from services.operations.logs import configure_logging
 from services.operations.metrics import Work, registry
 from services.operations.tracing import Tracer, configure_tracing
 
+STOP_SECONDS = 5.0
+
 Ready = Callable[[], Mapping[str, str]]
+
+
+class Threads:
+    """The threads of a process that run until it stops, and which of them did not."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, target: Callable[[threading.Event], None]) -> None:
+        thread = threading.Thread(target=target, args=(self.stop,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def ended(self) -> dict[str, str]:
+        """Those that ended by themselves: a bug, and a reason to start the process again."""
+        if self.stop.is_set():
+            return {}
+        return {thread.name: "stopped; restart the process" for thread in self._threads if not thread.is_alive()}
+
+    def join(self) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
 
 
 @dataclass

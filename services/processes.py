@@ -38,8 +38,9 @@ from services.config import Settings
 from services.gateway.erasure import Eraser
 from services.gateway.projection import Projection
 from services.migrate import latest
-from services.operated import Watch
+from services.operated import Threads, Watch
 from services.operations.case_metrics import watch_read_model
+from services.operations.health import clock_reasons
 from services.operations.metrics import watch_relay, watch_worker
 from services.operations.tracing import trace_headers
 from services.placement.worker import PlacementWorker
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 TIMER_SECONDS = 0.25
-STOP_SECONDS = 5.0
 READY_LAG = 1000
 """Messages a consumer may be behind before its process says that it is not ready."""
 
@@ -98,30 +98,6 @@ def _log(settings: Settings, source: str, role: str) -> EventLog:
     return EventLog(postgresql_engine(settings.database_url(role)), source, latest())
 
 
-class Threads:
-    """The threads of a process that run until it stops, and which of them did not."""
-
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def start(self, name: str, target: Callable[[threading.Event], None]) -> None:
-        thread = threading.Thread(target=target, args=(self.stop,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def ended(self) -> dict[str, str]:
-        """Those that ended by themselves: a bug, and a reason to start the process again."""
-        if self.stop.is_set():
-            return {}
-        return {thread.name: "stopped; restart the process" for thread in self._threads if not thread.is_alive()}
-
-    def join(self) -> None:
-        self.stop.set()
-        for thread in self._threads:
-            thread.join(STOP_SECONDS)
-
-
 class Worker:
     """One worker process: Faust brings messages, the sweep fetches what Faust does not, timers let time pass."""
 
@@ -159,8 +135,9 @@ class Worker:
         """Why this worker does not do its work now; empty when it does."""
         if self.waits_for:
             return {"start": self.waits_for}
-        reasons = self.threads.ended()
         assert self.sweep is not None
+        assert self.work is not None
+        reasons = self.threads.ended() | clock_reasons(self.work.log.engine)
         if self.sweep.problem:
             reasons["kafka"] = f"the topics cannot be read ({self.sweep.problem}); see that the brokers answer"
         for receiver in self.receivers:
@@ -203,13 +180,16 @@ class Worker:
         while not self.threads.stop.is_set():
             try:
                 return build()
-            except (BrokerProblem, KafkaError) as problem:
-                self.waits_for = str(problem) or type(problem).__name__
             except Exception as failure:
-                if not is_database_trouble(failure):
+                if isinstance(failure, BrokerProblem):
+                    self.waits_for = str(failure)
+                elif isinstance(failure, KafkaError):
+                    self.waits_for = f"Kafka cannot be used ({type(failure).__name__}); see that the brokers answer"
+                elif is_database_trouble(failure):
+                    self.waits_for = f"the database cannot be used ({type(failure).__name__}); see that it answers"
+                else:
                     raise
-                self.waits_for = f"the database cannot be used ({type(failure).__name__}); see that it answers"
-            logger.warning("cannot start yet process=%s error=%s", self.kind, self.waits_for)
+                logger.warning("cannot start yet client=%s error=%s", self.group, type(failure).__name__)
             self.threads.stop.wait(RETRY_SECONDS)
         return None
 
@@ -223,7 +203,7 @@ class Worker:
             try:
                 busy = work.pass_time(self.clock())
             except Exception as failure:  # noqa: BLE001 - the next round may find the database again
-                logger.warning("timers failed process=%s error=%s", self.kind, type(failure).__name__)
+                logger.warning("timers failed client=%s error=%s", self.group, type(failure).__name__)
                 stop.wait(1.0)
                 continue
             if not busy:
@@ -253,7 +233,8 @@ class RelayProcess:
         self.threads = Threads()
         name = f"{settings.kafka_prefix}.relay.{settings.worker}"
         broker = settings.broker("haven_relay")
-        self.relay = Relay(relay_engines(settings), broker, settings.layout, name, trace_headers)
+        self._engines = relay_engines(settings)
+        self.relay = Relay(self._engines, broker, settings.layout, name, trace_headers)
 
     def run(self, watch: Watch) -> int:
         """Publishes until SIGTERM or SIGINT; the exit status."""
@@ -263,7 +244,7 @@ class RelayProcess:
         return 0
 
     def ready(self) -> dict[str, str]:
-        return self.relay.ready()
+        return self.relay.ready() | clock_reasons(self._engines[SOURCES[0]])
 
 
 def relay_engines(settings: Settings) -> dict[str, sa.Engine]:

@@ -33,7 +33,7 @@ PURE_OTHERS = {"events", "msgspec", "reference", "services"}
 
 CLOCKS_AND_CHANCE = {"now", "utcnow", "today", "uuid1", "uuid4", "urandom", "getenv", "environ", "open", "input"}
 SERVICES = ("placement", "capacity", "gateway")
-COMPOSITION_ROOTS = ("services/node.py", "services/cli.py")
+COMPOSITION_ROOTS = ("services/node.py", "services/processes.py", "services/cli.py")
 BROKER = {"faust", "kafka"}
 
 
@@ -213,8 +213,9 @@ def test_imports_name_what_they_take() -> None:
     assert relative_or_star_imports(sources()) == []
 
 
-def test_the_embedded_node_runs_without_a_broker() -> None:
-    program = "import sys, services.node; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+@pytest.mark.parametrize("process", ["node", "gateway_process"])
+def test_the_embedded_node_and_the_gateway_run_without_a_broker(process: str) -> None:
+    program = f"import sys, services.{process}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
