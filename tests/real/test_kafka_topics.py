@@ -174,7 +174,8 @@ def test_too_few_copies_are_named_with_their_remedy(broker: Broker, layout: Layo
         ("min.insync.replicas", "2"),
         ("max.message.bytes", "1000"),
         ("unclean.leader.election.enable", "true"),
-        ("message.timestamp.type", "LogAppendTime"),
+        ("message.timestamp.type", "CreateTime"),
+        ("compression.type", "zstd"),
     ],
 )
 def test_a_setting_that_breaks_a_promise_is_named_with_its_remedy(
@@ -218,6 +219,19 @@ def test_a_topic_made_again_is_another_topic(broker: Broker, layout: Layout, adm
     admin.delete_topics([layout.topic("gateway")])
     wait_for(lambda: create(broker, layout), until=lambda lines: any("created" in line for line in lines))
     assert check(broker, layout)[layout.topic("gateway")] != before[layout.topic("gateway")]
+
+
+@pytest.mark.parametrize("hours", [-26, 26])
+def test_what_is_sent_by_a_host_whose_clock_is_wrong_is_taken_all_the_same(
+    broker: Broker, layout: Layout, hours: int
+) -> None:
+    create(broker, layout)
+    producer = KafkaProducer(**broker.kafka_python("test"))
+    try:
+        wrong = int((time.time() + hours * 3600) * 1000)
+        assert producer.send(layout.topic("gateway"), b"{}", b"k", timestamp_ms=wrong).get(timeout=PATIENCE).offset == 0
+    finally:
+        producer.close()
 
 
 # A broker that is not there, not ours, or does not answer
