@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 
 from events.kafka.connection import Broker
 from events.kafka.wire import Message
@@ -37,7 +37,10 @@ class History:
     def ends(self, places: Iterable[Place]) -> dict[Place, int]:
         """For each partition the offset its next message will get. Raises what the client raised."""
         partitions = [TopicPartition(*place) for place in places]
-        ends = self._ask(lambda client: client.end_offsets(partitions))
+        try:
+            ends = self._ask(lambda client: client.end_offsets(partitions))
+        except KeyError:  # a partition that was added since the client was made; the next client knows it
+            raise UnknownTopicOrPartitionError from None
         return {(place.topic, place.partition): end for place, end in ends.items()}
 
     def read(self, place: Place, start: int, end: int) -> list[Message]:

@@ -63,6 +63,7 @@ class Receiver:
         """The handler that runs now, for the watchdog."""
         self.topic_ids = dict(topic_ids)
         self._clock = clock
+        self._known: dict[str, int] = {}
         # Both change only inside the write transaction.
         self._at_hand: tuple[Place, int, str] = (("", 0), -1, "")
         self._hanging: frozenset[str] = frozenset()
@@ -73,6 +74,8 @@ class Receiver:
     def receive(self, message: Message) -> None:
         """Takes one message, however long the database keeps it waiting. Never raises for what the message is or does: that
         becomes a dead letter. Raises Stopping when the process ends meanwhile."""
+        if message.offset < self._known.get(self._key((message.topic, message.partition)), 0):
+            return  # a group that forgot its offsets starts at the first message; if this is wrong, the sweep finds out
         pause, tries = FIRST_PAUSE_SECONDS, 0
         while not self.stopping.is_set():
             try:
@@ -116,6 +119,11 @@ class Receiver:
         """The offset up to which everything of a partition was taken, whichever process took it."""
         return self.consumer.position(self._key(place))
 
+    def learn_position(self, place: Place) -> int:
+        """The same, and remembers it: what lies before it need not be taken again when somebody brings it."""
+        self._known[self._key(place)] = position = self.position(place)
+        return position
+
     def catch_up(self, history: History, place: Place, end: int) -> int:
         """Takes what nobody has taken before offset `end`, asking before each batch how far others have come; how many
         messages that was. Raises KafkaError, or Stopping."""
@@ -124,7 +132,7 @@ class Receiver:
             try:
                 batch = history.read(place, start, end)
             except HistoryCutShort as cut:
-                logger.critical("messages are gone topic=%s partition=%d error=%s", *place, cut)
+                logger.critical("messages are gone topic=%s partition=%d error=%s", *place, type(cut).__name__)
                 self._skip_what_is_gone(place, start, cut.first)
                 continue
             try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, for_code
 
 from events.kafka.connection import Broker
 from events.kafka.history import History, Place
@@ -38,10 +38,8 @@ class Sweep:
     def __init__(self, receivers: Sequence[Receiver], broker: Broker, layout: Layout, client_id: str) -> None:
         self._receivers = receivers
         self._broker = broker
-        self._layout = layout
         self._client_id = client_id
-        self._topics = list(receivers[0].topic_ids)
-        self._places = [(topic, partition) for topic in self._topics for partition in range(layout.wanted()[topic])]
+        self._topics = [layout.topic(source) for source in layout.sources]
         self._history = History(broker, client_id)
         self._admin: KafkaAdminClient | None = None
         self._stood_at: dict[tuple[str, Place], int] = {}
@@ -66,32 +64,32 @@ class Sweep:
             except Exception as failure:  # noqa: BLE001 - see above
                 self._note(failure)
                 self._forget_clients()
+                self._known.clear()  # a cluster that comes back may come back from a backup
         self._forget_clients()
 
     def round(self) -> int:
-        """One look at every partition, and the dead letters that are due; how many messages it took.
+        """The dead letters that are due, and one look at every partition; how many messages it took.
 
         What fails in one partition or for one dead letter keeps nothing from the others; `problem` says it."""
-        self.problem, problem = "", self.problem
-        taken = 0
-        try:
-            self._notice_new_topics()
-            # The positions first: what is taken meanwhile must not look as if the topic had lost it.
-            positions = {(r, place): r.position(place) for r in self._receivers for place in self._places}
-            ends = self._history.ends(self._places)
-        except Exception:
-            self.problem = problem
-            raise
+        failures: list[KafkaError] = []
+        taken = sum(self._retry_due(receiver, failures) for receiver in self._receivers)
+        places = self._places()
+        # The positions first: what is taken meanwhile must not look as if the topic had lost it.
+        positions = {
+            (receiver, place): receiver.learn_position(place) for receiver in self._receivers for place in places
+        }
+        ends = self._history.ends(places)
         lag = {(receiver.consumer.name, topic): 0 for receiver in self._receivers for topic in self._topics}
         for (receiver, place), position in positions.items():
             lag[receiver.consumer.name, place[0]] += max(0, ends[place] - position)
             try:
                 taken += self._look_at(receiver, place, position, ends[place])
             except KafkaError as failure:
-                self._note(failure)
+                failures.append(failure)
         self.lag = lag
-        for receiver in self._receivers:
-            taken += self._retry_due(receiver)
+        self.problem = ""
+        for one in failures:
+            self._note(one)
         return taken
 
     def _look_at(self, receiver: Receiver, place: Place, position: int, end: int) -> int:
@@ -113,24 +111,29 @@ class Sweep:
         logger.warning("took what was left consumer=%s topic=%s partition=%d count=%d", key[0], *place, taken)
         return taken
 
-    def _retry_due(self, receiver: Receiver) -> int:
+    def _retry_due(self, receiver: Receiver, failures: list[KafkaError]) -> int:
         receiver.look_for_hanging()
         settled = 0
         for letter in receiver.due():
             try:
                 settled += receiver.retry(self._history, letter)
             except KafkaError as failure:
-                self._note(failure)
+                failures.append(failure)
         return settled
 
-    def _notice_new_topics(self) -> None:
-        """A cluster that was lost and made anew has topics of the same name and other offsets."""
+    def _places(self) -> list[Place]:
+        """Every partition there is now. A cluster that was lost and made anew has topics of the same name, another id and
+        other offsets."""
         if self._admin is None:
             self._admin = self._broker.admin(self._client_id)
+        places = []
         for topic in self._admin.describe_topics(self._topics):
-            if not topic["error_code"]:
-                for receiver in self._receivers:
-                    receiver.topic_ids[topic["name"]] = str(topic["topic_id"])
+            if topic["error_code"]:
+                raise for_code(topic["error_code"])
+            for receiver in self._receivers:
+                receiver.topic_ids[topic["name"]] = str(topic["topic_id"])
+            places += [(topic["name"], partition["partition_index"]) for partition in topic["partitions"]]
+        return places
 
     def _note(self, failure: Exception) -> None:
         self.problem = type(failure).__name__

@@ -61,6 +61,7 @@ def faust_app(
         topic_disable_leader=True,
         table_standby_replicas=0,
         stream_wait_empty=False,
+        stream_buffer_maxsize=500,
         web_enabled=False,
         worker_redirect_stdouts=False,
         key_serializer="raw",

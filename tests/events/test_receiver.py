@@ -135,6 +135,28 @@ def test_a_message_that_comes_again_changes_nothing(service: Service) -> None:
     assert service.receiver.position(PLACE) == 2
 
 
+def test_a_group_that_forgot_its_offsets_costs_no_transaction_for_what_was_taken(service: Service) -> None:
+    messages = service.messages(*(an_event("a", n) for n in (1, 2, 3)))
+    service.receive(*messages[:2])
+    service.receiver.learn_position(PLACE)
+    taken: list[Message] = []
+    service.receiver.take = lambda batch, **_named: taken.extend(batch)  # type: ignore[method-assign]
+    service.receive(*messages)
+    assert taken == messages[2:]
+
+
+def test_what_is_wrongly_thought_to_be_taken_is_fetched(service: Service) -> None:
+    messages = service.messages(an_event("a", 1), an_event("b", 1))
+    service.receive(*messages)
+    service.receiver.learn_position(PLACE)
+    with service.log.engine.begin() as connection:  # a standby that had not heard of the last commits
+        connection.exec_driver_sql("DELETE FROM cursors")
+        connection.exec_driver_sql("DELETE FROM inbox")
+    service.receive(*messages)
+    service.receiver.catch_up(service.topic, PLACE, 2)
+    assert service.seen() == ["a.1", "b.1"] * 2
+
+
 def test_a_message_beyond_the_next_is_taken_and_leaves_the_cursor(service: Service) -> None:
     first, skipped, third, fourth = service.messages(
         an_event("a", 1), an_event("b", 1), an_event("a", 2), an_event("b", 2)

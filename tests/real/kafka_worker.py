@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,7 +154,7 @@ class World:
         self.log = open_log(database)
         self.log.create_schema(dead_letters.metadata, seen.metadata)
         topics.create(self.broker, self.layout)
-        self.producer = KafkaProducer(bootstrap_servers=kafka, acks="all", linger_ms=0, max_request_size=20 << 20)
+        self.producer = a_producer(kafka)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def topic(self, source: str = "gateway") -> str:
@@ -259,8 +258,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> float:
     return time.monotonic() - began
 
 
-def a_prefix() -> str:
-    return f"t{uuid.uuid4().hex[:12]}."
+def a_producer(kafka: str) -> KafkaProducer:
+    return KafkaProducer(bootstrap_servers=kafka, acks="all", linger_ms=0, max_request_size=20 << 20)
 
 
 # The process

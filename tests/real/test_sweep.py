@@ -9,13 +9,14 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import TopicPartition
 
-from events.envelope import encode
+from events.envelope import Event, encode
 from events.kafka import topics
+from events.kafka.connection import Broker, BrokerUnreachable
 from events.kafka.dead_letters import CUT_SHORT
 from events.kafka.history import History, HistoryCutShort
 from events.kafka.wire import to_message
 from tests.events.drafts import an_event
-from tests.real.kafka_worker import Service, World, each_once_in_order, streams, wait_for
+from tests.real.kafka_worker import Service, World, a_producer, each_once_in_order, streams, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -132,6 +133,48 @@ def test_a_process_that_starts_notices_that_its_topic_went_back(world: World, se
     settle(again)
     assert world.seen() == [("a", 1), ("a", 2), ("a", 3)] * 2
     again.close()
+
+
+def test_partitions_that_were_added_are_read_too(world: World, service: Service) -> None:
+    world.say(*streams(6, 1))
+    settle(service)
+    admin = KafkaAdminClient(bootstrap_servers=world.setup.kafka)
+    admin.create_partitions({world.topic(): 3})
+    admin.close()
+    world.producer.close()
+    world.producer = a_producer(world.setup.kafka)  # one that knows them
+    world.send(to_message(world.topic(), encode(an_event("new", 1))), partition=2)
+
+    def handled() -> bool:
+        with suppress(KafkaError):  # the client made before does not know them
+            service.sweep.round()
+        return ("new", 1) in world.seen()
+
+    wait_for(handled)
+
+
+def test_dead_letters_are_tried_again_while_the_broker_is_away(world: World, service: Service) -> None:
+    fails = iter([True])
+
+    def once(_event: Event) -> None:
+        if next(fails, False):
+            raise ValueError
+
+    service.fails = once
+    world.say(an_event("a", 1))
+    service.sweep.round()
+    service.sweep.round()
+    assert [letter.retry_at is not None for letter in world.letters()] == [True]
+    service.sweep._broker = Broker(("127.0.0.1:1",))
+    service.sweep._forget_clients()
+
+    def settled() -> bool:
+        with suppress(BrokerUnreachable):
+            service.sweep.round()
+        return world.letters() == []
+
+    wait_for(settled, 60)
+    assert world.seen() == [("a", 1)]
 
 
 def test_history_gives_what_is_asked_for(world: World, service: Service) -> None:
