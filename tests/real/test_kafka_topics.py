@@ -318,6 +318,10 @@ def test_an_address_where_nobody_listens_is_named() -> None:
     assert "no Kafka broker answers at 127.0.0.1:9 " in refusal(Broker(("127.0.0.1:9",)), BrokerUnreachable)
 
 
+def test_one_of_several_addresses_that_answers_is_enough(kafka: str, layout: Layout) -> None:
+    assert create(Broker(("127.0.0.1:9", kafka, "nowhere.invalid:9092")), layout)
+
+
 @pytest.mark.usefixtures("less_patience")
 def test_a_frozen_broker_is_given_up_on(own_kafka: Kafka) -> None:
     broker = Broker((own_kafka.bootstrap,))
