@@ -26,6 +26,7 @@ app.command()(doctor)
 app.command()(migrate)
 app.command("seed")(seed_inventory)
 
+LOGS = ("gateway", "placement", "capacity")
 SHOWN_LOGINS = ("be-police-antwerp-1", "be-coordinator-1", "nl-coordinator-1")
 
 
@@ -118,23 +119,39 @@ def simulate(
 
 @app.command()
 def rebuild() -> None:
-    """Build the read model again from the logs and compare (stop the node first)."""
+    """Build the read model again from the logs and compare (stop the node, or the projection workers, first)."""
     from services.gateway.projection import Projection
-    from services.node import DataDirectory, DataDirectoryTaken
 
     settings = settings_now()
-    try:
-        directory = DataDirectory(settings.data_dir)
-    except DataDirectoryTaken as taken:
-        raise fail(str(taken)) from None
-    logs = {name: EventLog(directory.database(name), name) for name in ("gateway", "placement", "capacity")}
-    projection = Projection(logs["gateway"])
-    projection.catch_up(logs)
-    before, after = projection.rebuild(logs)
+    with refusals():
+        gateway_log, logs = _logs_on_postgresql(settings) if settings.database else _logs_of_node(settings)
+        projection = Projection(gateway_log)
+        projection.catch_up(logs)
+        before, after = projection.rebuild(logs)
     typer.echo(f"read model before {before}\nread model after  {after}")
     if before != after:
         raise fail("They differ: the read model had gone wrong and is right now. Please report it.")
     typer.echo("Equal to the byte.")
+
+
+def _logs_of_node(settings: Settings) -> tuple[EventLog, dict[str, EventLog]]:
+    from services.node import DataDirectory, DataDirectoryTaken
+
+    try:
+        directory = DataDirectory(settings.data_dir)
+    except DataDirectoryTaken as taken:
+        raise fail(str(taken)) from None
+    logs = {name: EventLog(directory.database(name), name) for name in LOGS}
+    return logs["gateway"], logs
+
+
+def _logs_on_postgresql(settings: Settings) -> tuple[EventLog, dict[str, EventLog]]:
+    from events.log.engines import postgresql_engine
+    from services.migrate import latest
+
+    url = settings.database_url("haven_projection")
+    logs = {name: EventLog(postgresql_engine(url, name), name) for name in LOGS}
+    return EventLog(postgresql_engine(url), "gateway", latest()), logs
 
 
 @app.command()

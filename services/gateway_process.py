@@ -16,6 +16,7 @@ from events.sealing import KeyStore, key_store_engine
 from reference import load
 from services.clock import clock_of, real_time
 from services.config import Settings
+from services.gateway.alert_routes import set_aside_on_postgresql
 from services.gateway.api import create_app
 from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
@@ -66,6 +67,7 @@ class GatewayProcess:
             verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
+            set_aside=set_aside_on_postgresql(self.log.engine),
         )
         self.app = create_app(self.gateway, settings.url, self.ready, *identity.blueprints)
 

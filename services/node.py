@@ -26,6 +26,7 @@ from reference import Reference, load
 from services.capacity.worker import CapacityWorker
 from services.clock import Clock, clock_of, real_time
 from services.config import Settings
+from services.gateway.alert_routes import set_aside_in_node
 from services.gateway.api import create_app
 from services.gateway.authorization_server import refuse_when_external
 from services.gateway.erasure import Eraser
@@ -210,6 +211,7 @@ class Node:
             verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
+            set_aside=set_aside_in_node(self.core.consumers),
         )
         return create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
 

@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from events.log.engines import is_database_trouble
 from events.sealing import KeyDestroyed
-from services.gateway import audit_routes, capacity_routes, problems, request_routes, stream
+from services.gateway import alert_routes, audit_routes, capacity_routes, problems, request_routes, stream
 from services.gateway.openapi import document
 from services.gateway.routing import PREFIX, Gateway, answer, blueprint
 from services.gateway.token_errors import (
@@ -26,7 +26,13 @@ from services.gateway.token_errors import (
 
 logger = logging.getLogger(__name__)
 
-RULES = (*request_routes.RULES, *capacity_routes.RULES, *audit_routes.RULES, *stream.RULES)
+RULES = (
+    *request_routes.RULES,
+    *capacity_routes.RULES,
+    *alert_routes.RULES,
+    *audit_routes.RULES,
+    *stream.RULES,
+)
 """Every route of the API."""
 
 OPEN_TO_ALL = frozenset({"health.alive", "health.is_ready", "health.openapi"})

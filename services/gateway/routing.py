@@ -43,6 +43,8 @@ class Gateway:
     verifier: TokenVerifier
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+    set_aside: Callable[[], Sequence[Any]] = tuple
+    """What waits for whoever runs Haven (services/gateway/alert_routes.py)."""
     closing: threading.Event = field(default_factory=threading.Event)
 
     def hang_up(self) -> None:

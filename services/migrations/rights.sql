@@ -56,6 +56,16 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.relay_cursors, placement.relay_c
     TO haven_relay;
 GRANT SELECT, UPDATE (published_at) ON gateway.dead_letters, placement.dead_letters, capacity.dead_letters TO haven_relay;
 
+-- How many dead letters were given up, of which service and why, and nothing else of them: for the coordinators. A view of the
+-- owner's, so that the gateway needs no right on the tables, or in the schemas, of others.
+CREATE OR REPLACE VIEW gateway.set_aside AS
+    SELECT service, reason, count(*) AS count, min(given_up_at) AS since FROM (
+        SELECT 'gateway' AS service, reason, given_up_at FROM gateway.dead_letters
+        UNION ALL SELECT 'placement', reason, given_up_at FROM placement.dead_letters
+        UNION ALL SELECT 'capacity', reason, given_up_at FROM capacity.dead_letters
+    ) AS letters WHERE given_up_at IS NOT NULL GROUP BY service, reason;
+GRANT SELECT ON gateway.set_aside TO haven_gateway;
+
 -- The gateway's intents: a fingerprint of what was sent goes with the household.
 GRANT SELECT, INSERT, DELETE ON gateway.idempotency TO haven_gateway;
 GRANT SELECT, DELETE ON gateway.idempotency TO haven_projection;

@@ -15,7 +15,7 @@ TABLES = ("haven_gateway", "haven_projection", "haven_placement", "haven_capacit
 """Roles that have a schema of their own, whose version matters to them."""
 ROLES = (*TABLES, "haven_relay", "haven_migrator")
 TOPICS: dict[str, tuple[str, ...] | None] = {
-    "haven_projection": None,
+    "haven_projection": ("gateway", "placement", "capacity"),
     "haven_placement": ("gateway", "capacity"),
     "haven_capacity": ("gateway", "placement"),
     "haven_relay": None,

@@ -60,6 +60,7 @@ NOT_ABOUT_ANYBODY = {
     "/shelters/{shelter_id}/units",
     "/shelters/{shelter_id}/units/{unit_id}/capacity",
     "/availability",
+    "/alerts",
 }
 
 

@@ -72,7 +72,7 @@ FOREIGN = "payroll"
 READS = {
     "haven_placement": ("gateway", "capacity"),
     "haven_capacity": ("gateway", "placement"),
-    "haven_projection": ALL,
+    "haven_projection": SOURCES,
 }
 MAY = {
     "haven_relay": {(verb, topic) for topic in ALL for verb in ("write", "describe", "describe configs")},

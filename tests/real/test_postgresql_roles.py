@@ -134,6 +134,7 @@ GRANTED: dict[str, dict[str, str]] = {
         "gateway.used_proofs": "SELECT INSERT DELETE",
         "gateway.cursors": "SELECT",
         "gateway.last_change": "SELECT",
+        "gateway.set_aside": "SELECT",
         "gateway.schema_version": "SELECT",
         "keys.schema_version": "SELECT",
         "keys.data_keys": "SELECT INSERT(created_at,key_id,subject,wrapped,wrapped_by)",
