@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError, for_code
+from kafka.errors import for_code
 
 from events.kafka.connection import Broker
 from events.kafka.history import History, Place
 from events.kafka.receiver import AtWork, Receiver, Stopping
 from events.kafka.topics import Layout
+from events.log.engines import is_database_trouble
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Sweep:
         """The dead letters that are due, and one look at every partition; how many messages it took.
 
         What fails in one partition or for one dead letter keeps nothing from the others; `problem` says it."""
-        failures: list[KafkaError] = []
+        failures: list[Exception] = []
         taken = sum(self._retry_due(receiver, failures) for receiver in self._receivers)
         places = self._places()
         # The positions first: what is taken meanwhile must not look as if the topic had lost it.
@@ -84,7 +85,9 @@ class Sweep:
             lag[receiver.consumer.name, place[0]] += max(0, ends[place] - position)
             try:
                 taken += self._look_at(receiver, place, position, ends[place])
-            except KafkaError as failure:
+            except Exception as failure:
+                if is_database_trouble(failure) or isinstance(failure, Stopping):
+                    raise
                 failures.append(failure)
         self.lag = lag
         self.problem = ""
@@ -111,13 +114,15 @@ class Sweep:
         logger.warning("took what was left consumer=%s topic=%s partition=%d count=%d", key[0], *place, taken)
         return taken
 
-    def _retry_due(self, receiver: Receiver, failures: list[KafkaError]) -> int:
+    def _retry_due(self, receiver: Receiver, failures: list[Exception]) -> int:
         receiver.look_for_hanging()
         settled = 0
         for letter in receiver.due():
             try:
                 settled += receiver.retry(self._history, letter)
-            except KafkaError as failure:
+            except Exception as failure:
+                if is_database_trouble(failure) or isinstance(failure, Stopping):
+                    raise
                 failures.append(failure)
         return settled
 

@@ -204,21 +204,22 @@ def _raise(*_arguments: object) -> None:
     raise OSError("broken")
 
 
+@pytest.mark.parametrize("failure", [KafkaTimeoutError, ZeroDivisionError])
 def test_one_failing_partition_keeps_nothing_from_the_others(
-    world: World, service: Service, monkeypatch: pytest.MonkeyPatch
+    world: World, service: Service, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
 ) -> None:
     read: Callable[..., object] = service.history.read
 
     def fail_on_the_first(place: tuple[str, int], start: int, end: int) -> object:
         if place[1] == 0:
-            raise KafkaTimeoutError
+            raise failure
         return read(place, start, end)
 
     monkeypatch.setattr(service.history, "read", fail_on_the_first)
     world.say(*streams(8, 2))
     service.sweep.round()
     assert service.sweep.round() > 0
-    assert service.sweep.problem == "KafkaTimeoutError"
+    assert service.sweep.problem == failure.__name__
     monkeypatch.undo()
     settle(service)
     assert service.sweep.problem == ""
