@@ -89,6 +89,11 @@ def test_only_the_pages_sign_people_in_and_only_with_a_code() -> None:
     assert PAGES["attributes"]["use.refresh.tokens"] == "false"
 
 
+def test_a_client_made_by_hand_is_given_nothing() -> None:
+    assert REALM["defaultDefaultClientScopes"] == REALM["defaultOptionalClientScopes"] == []
+    assert all(not role.get("composite") for role in REALM["roles"]["realm"])
+
+
 def test_an_operator_has_a_readme_that_names_every_setting() -> None:
     readme = (Path(__file__).resolve().parents[2] / "deploy" / "keycloak" / "README.md").read_text()
     unsaid = {"realm", "displayName", "enabled"}

@@ -372,6 +372,12 @@ def test_nobody_registers_resets_or_edits_by_themselves(page: str, provider: Pro
     assert shown.status in (400, 403, 404) or forms(shown) == ["kc-form-login"]
 
 
+def test_the_sign_in_page_offers_no_registration(provider: Provider) -> None:
+    page = follow(Browser(), provider.authorize(prompt="create"))
+    assert page.status == 400 or forms(page) == ["kc-form-login"]
+    assert "login-actions/registration" not in follow(Browser(), provider.authorize()).body
+
+
 def follow(browser: Browser, address: str, form: dict[str, str] | None = None) -> Any:
     """The page that redirects lead to, as long as they stay with the issuer."""
     for _ in range(6):
@@ -387,8 +393,10 @@ def forms(page: Any) -> list[str]:
 
 
 def test_the_admin_console_is_not_a_way_in_for_people_of_the_realm(provider: Provider) -> None:
-    query = {"client_id": "security-admin-console", "response_type": "code", "redirect_uri": provider.redirect_uri}
-    page = Browser().send(f"{provider.issuer}/protocol/openid-connect/auth?{urlencode(query)}")
+    address = provider.authorize(
+        client_id="security-admin-console", redirect_uri=f"{provider.part.url}/admin/haven/console/"
+    )
+    page = Browser().send(address)
     assert page.status == 400
     assert page.location is None
 
