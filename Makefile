@@ -49,10 +49,10 @@ faults: $(VENV)/haven.stamp ## Kill, freeze and duplicate everything under load;
 	@$(BIN)/python -m faults $(ARGS)
 
 up: ## Start the node in Docker and wait until it is healthy
-	docker compose up --build --detach --wait
+	docker compose --profile embedded up --build --detach --wait
 
 down: ## Stop the node in Docker; its data volume stays
-	docker compose down
+	docker compose --profile '*' down
 
 lock: ## Resolve dependencies again and write both locks (needs uv)
 	@command -v uv >/dev/null || { echo "haven: 'make lock' needs uv, see CONTRIBUTING.md" >&2; exit 1; }

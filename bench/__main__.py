@@ -8,10 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from bench import event_store, held, shortlist
+from bench import distributed, event_store, held, shortlist
 from bench.row import Row
 
-BENCHMARKS: tuple[Callable[[], list[Row]], ...] = (event_store.measure, shortlist.measure, held.measure)
+BENCHMARKS: tuple[Callable[[], list[Row]], ...] = (
+    event_store.measure,
+    shortlist.measure,
+    held.measure,
+    distributed.measure,
+)
 """Each returns its rows; a new measurement is one more function here."""
 
 RESULT = Path("build/bench.json")
@@ -45,4 +50,5 @@ def table(rows: list[Row]) -> str:
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -177,7 +177,7 @@ def _remember(stack: Stack, first: int, last: int) -> None:
         for schema, consumer in consumers.items():
             connection.exec_driver_sql(
                 f"INSERT INTO {schema}.events (id, stream, version, type, record) "  # noqa: S608 - names of our own
-                "SELECT 'history-' || i, 'history-' || (i / 10), i % 10 + 1, 'gateway.record.consulted.v1', "
+                "SELECT 'history-' || i, 'history-' || (i / 10), mod(i, 10) + 1, 'gateway.record.consulted.v1', "
                 "repeat('{', 300) FROM generate_series(%s, %s) AS i",
                 (first, last - 1),
             )

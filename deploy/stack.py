@@ -144,7 +144,7 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """The settings all processes share."""
         return {
-            "HAVEN_DATABASE": f"postgresql://{LOOPBACK}:{self.postgresql._ports['client']}/{DATABASE}",
+            "HAVEN_DATABASE": f"postgresql://{LOOPBACK}:{sa.make_url(self.postgresql.url).port}/{DATABASE}",
             "HAVEN_SECRETS_DIR": str(self.secrets),
             "HAVEN_DATA_DIR": str(self.data),
             "HAVEN_KAFKA": self.kafka.bootstrap,

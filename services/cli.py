@@ -10,7 +10,7 @@ import typer
 from events.log.store import EventLog
 from services.config import BadSetting, ConfigurationError, Settings
 from services.gateway.principals import Account
-from services.operator import dead_letters_app, doctor, keys_app, migrate, seed_inventory, topics_app
+from services.operator import dead_letters_app, doctor, keys_app, migrate, revoke, seed_inventory, topics_app
 from services.refusals import fail, refusals, settings_now
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for operators in (topics_app, dead_letters_app, keys_app):
     app.add_typer(operators)
 app.command()(doctor)
 app.command()(migrate)
+app.command()(revoke)
 app.command("seed")(seed_inventory)
 
 LOGS = ("gateway", "placement", "capacity")
@@ -177,6 +178,10 @@ def asyncapi() -> None:
 @app.command()
 def bench() -> None:
     """Measure against the anchors, print a table and write build/bench.json."""
+    import importlib.util
+
+    if importlib.util.find_spec("deploy") is None:
+        raise fail("It starts real parts, and what starts them is not installed: run `make bench` in a checkout.")
     from bench.__main__ import main as measure
 
     measure()

@@ -1,7 +1,8 @@
 """The commands of whoever runs an installation: tables, topics, keys, dead letters, and what is wrong."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +68,25 @@ def seed_inventory() -> None:
     typer.echo(f"{len(inventory)} synthetic units are registered.")
 
 
+def revoke(
+    person: Annotated[str, typer.Argument(help="The person's id (claim haven_person), or the id of one token (jti).")],
+    hours: Annotated[int, typer.Option(help="For how long.", min=1, max=24 * 366)] = 24,
+) -> None:
+    """Refuse every token of a person, at every gateway, from now on. Disable the account at the identity provider as well."""
+    from services.clock import real_time
+    from services.gateway.token_errors import TokenStoreUnavailable
+    from services.gateway.token_store import TokenStore
+
+    with refusals():
+        engine = postgresql_engine(settings_now().database_url("haven_gateway"))
+        until = real_time() + timedelta(hours=hours)
+        try:
+            TokenStore(engine, real_time).revoke(person, until)
+        except TokenStoreUnavailable:
+            raise fail("It could not be written down: the database does not answer. Try again.") from None
+    typer.echo(f"Refused until {until:%Y-%m-%d %H:%M} UTC. A live stream that is open now ends within four minutes.")
+
+
 # Topics
 
 topics_app = typer.Typer(name="topics", help="Kafka's topics.", no_args_is_help=True)
@@ -117,31 +137,31 @@ def dead_letters_list() -> None:
 @dead_letters_app.command("show")
 def dead_letters_show(letter_id: LetterId) -> None:
     """Print where one lies, why it was set aside, and what waits behind it. What the message says is not shown."""
-    connection, letter = _find(letter_id)
-    for name in DeadLetter.__struct_fields__:
-        typer.echo(f"{name:14} {getattr(letter, name)}")
-    for envelope in dead_letters.waiting(connection, letter):
-        typer.echo(f"waits: {envelope.stream} version {envelope.version}, {envelope.type}, {envelope.reason}")
+    with _found(letter_id) as (connection, letter):
+        for name in DeadLetter.__struct_fields__:
+            typer.echo(f"{name:14} {getattr(letter, name)}")
+        for envelope in dead_letters.waiting(connection, letter):
+            typer.echo(f"waits: {envelope.stream} version {envelope.version}, {envelope.type}, {envelope.reason}")
 
 
 @dead_letters_app.command("replay")
 def dead_letters_replay(letter_id: LetterId) -> None:
     """Ask the workers to try one again, after its cause was repaired. Asking twice is harmless."""
-    connection, _ = _find(letter_id)
-    dead_letters.replay(connection, letter_id, datetime.now(UTC))
-    connection.commit()
+    with _found(letter_id) as (connection, _):
+        dead_letters.replay(connection, letter_id, datetime.now(UTC))
+        connection.commit()
     typer.echo("The workers try it again within seconds, with everything that waits behind it.")
 
 
 @dead_letters_app.command("dismiss")
 def dead_letters_dismiss(letter_id: LetterId) -> None:
     """Forget one that never was an event of Haven. An event cannot be dismissed: its stream waits for it."""
-    connection, _ = _find(letter_id)
-    try:
-        dead_letters.dismiss(connection, letter_id)
-    except StreamWaits as waits:
-        raise fail(str(waits)) from None
-    connection.commit()
+    with _found(letter_id) as (connection, _):
+        try:
+            dead_letters.dismiss(connection, letter_id)
+        except StreamWaits as waits:
+            raise fail(str(waits)) from None
+        connection.commit()
     typer.echo("Forgotten.")
 
 
@@ -157,12 +177,14 @@ def _databases() -> Iterator[sa.Connection]:
                 yield connection
 
 
-def _find(letter_id: str) -> tuple[sa.Connection, DeadLetter]:
+@contextmanager
+def _found(letter_id: str) -> Iterator[tuple[sa.Connection, DeadLetter]]:
+    """The database that has it, open for as long as it is dealt with."""
     for connection in _databases():
-        try:
-            return connection, dead_letters.find(connection, letter_id)
-        except NoSuchDeadLetter:
-            continue
+        with suppress(NoSuchDeadLetter):
+            letter = dead_letters.find(connection, letter_id)
+            yield connection, letter
+            return
     raise fail(str(NoSuchDeadLetter(letter_id)))
 
 

@@ -57,11 +57,11 @@ PassTime = Callable[[datetime], bool]
 
 @dataclass(frozen=True)
 class Work:
-    """What one kind of worker does: who consumes, which logs it follows, what time makes happen, who is told of commits."""
+    """What one kind of worker does: who consumes what, what time makes happen, who is told of commits."""
 
     log: EventLog
-    consumers: tuple[Consumer, ...]
-    follows: tuple[str, ...]
+    consumers: tuple[tuple[Consumer, tuple[str, ...]], ...]
+    """Each with the services whose logs it follows."""
     channel: str
     pass_time: PassTime | None = None
 
@@ -69,13 +69,13 @@ class Work:
 def placement_work(settings: Settings, clock: Clock) -> Work:
     log = _log(settings, "placement", "haven_placement")
     worker = PlacementWorker(log, load(), clock)
-    return Work(log, (worker.consumer,), ("gateway", "capacity"), log_channel("placement"), worker.pass_time)
+    return Work(log, ((worker.consumer, ("gateway", "capacity")),), log_channel("placement"), worker.pass_time)
 
 
 def capacity_work(settings: Settings, clock: Clock) -> Work:
     log = _log(settings, "capacity", "haven_capacity")
     worker = CapacityWorker(log, load(), clock)
-    return Work(log, (worker.consumer,), ("gateway", "placement"), log_channel("capacity"), worker.pass_time)
+    return Work(log, ((worker.consumer, ("gateway", "placement")),), log_channel("capacity"), worker.pass_time)
 
 
 def projection_work(settings: Settings, _clock: Clock) -> Work:
@@ -83,8 +83,8 @@ def projection_work(settings: Settings, _clock: Clock) -> Work:
     log = _log(settings, "gateway", "haven_projection")
     # Without the keys that wrap: who destroys need not be able to open.
     keys = KeyStore(key_store_engine(settings.database_url("haven_eraser")), KeyEncryptionKeys({}))
-    consumers = (Projection(log).consumer, Eraser(log, keys).consumer)
-    return Work(log, consumers, SOURCES, READ_MODEL)
+    consumers = ((Projection(log).consumer, SOURCES), (Eraser(log, keys).consumer, ("placement",)))
+    return Work(log, consumers, READ_MODEL)
 
 
 WORK: dict[str, Callable[[Settings, Clock], Work]] = {
@@ -119,7 +119,8 @@ class Worker:
     def topics(self) -> list[str]:
         """The topics this kind of worker follows."""
         assert self.work is not None
-        return [self.settings.layout.topic(source) for source in self.work.follows]
+        followed = {source for _, follows in self.work.consumers for source in follows}
+        return [self.settings.layout.topic(source) for source in sorted(followed)]
 
     def run(self, watch: Watch) -> int:
         """Works until SIGTERM or SIGINT; the exit status. Raises BadSetting, SchemaMismatch and what else must stop it."""
@@ -154,7 +155,7 @@ class Worker:
         if self.work is None:
             return False
         watch.log(self.work.log)
-        for consumer in self.work.consumers:
+        for consumer, _ in self.work.consumers:
             watch.consumer(consumer)
         announcer = Announcer(self.work.log.engine, self.work.channel)
         self.work.log.listeners.append(announcer)
@@ -165,8 +166,11 @@ class Worker:
         topic_ids = self._until_there(lambda: topics.check(self.broker, layout, self.topics))
         if topic_ids is None:
             return False
-        self.receivers = [Receiver(consumer, self.clock, topic_ids) for consumer in self.work.consumers]
-        self.sweep = Sweep(self.receivers, self.broker, layout, f"{self.name}.sweep")
+        self.receivers = [
+            Receiver(consumer, self.clock, {topic: topic_ids[topic] for topic in map(layout.topic, follows)})
+            for consumer, follows in self.work.consumers
+        ]
+        self.sweep = Sweep(self.receivers, self.broker, f"{self.name}.sweep")
         has_timers = self.work.pass_time is not None
         watch_worker(watch.metrics, self.sweep, self.receivers, self.work.log.engine, self.clock, has_timers=has_timers)
         if self.kind == "projection":

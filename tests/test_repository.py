@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("bench", "events", "reference", "services", "simulation")
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-PYTHON_TARGETS = ("run", "demo", "test", "check", "bench")
+PYTHON_TARGETS = ("run", "demo", "demo-real", "test", "check", "bench", "faults")
 
 
 def package_name(requirement: str) -> str:
@@ -167,7 +167,12 @@ def test_ci_runs_everything_and_closes_with_the_tests() -> None:
     lines = [line.strip() for line in script.read_text().splitlines() if line.strip() and not line.startswith("#")]
     assert os.access(script, os.X_OK)
     assert lines[0] == "set -euo pipefail"
-    assert [line for line in lines if line.startswith("make ")] == ["make check", "make demo", "make test"]
+    assert [line for line in lines if line.startswith("make ")] == [
+        "make check",
+        "make demo",
+        "make demo-real",
+        "make test",
+    ]
     assert lines[-1] == "make test"
     subprocess.run(["bash", "-n", script], check=True, timeout=30)
 

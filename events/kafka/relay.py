@@ -27,6 +27,7 @@ from events.kafka import dead_letters, topics
 from events.kafka.connection import Broker, BrokerProblem
 from events.kafka.topics import Layout
 from events.kafka.wire import LARGEST_BODY, Message, to_message
+from events.log.engines import is_database_trouble
 from events.log.follower import SourceWentBack
 from events.log.hints import listen, log_channel, wait_for_hint
 
@@ -295,8 +296,13 @@ class _Leader:
         return self._producer
 
     def _failed(self, failure: Exception) -> None:
-        said = str(failure) if isinstance(failure, SourceWentBack | BrokerProblem) else type(failure).__name__
-        self.status.problem = said
+        match failure:
+            case SourceWentBack() | BrokerProblem():
+                self.status.problem = str(failure)
+            case _ if is_database_trouble(failure):
+                self.status.problem = f"the database cannot be used ({type(failure).__name__}); see that it answers"
+            case _:
+                self.status.problem = f"cannot be sent ({type(failure).__name__}); see that the brokers answer"
         self.status.failed_total += 1
         logger.warning("publishing failed source=%s error=%s", self.status.source, type(failure).__name__)
         # An idempotent producer that gave up on a message sends nothing more; the next one has a new identity.

@@ -19,7 +19,6 @@ from kafka.errors import for_code
 from events.kafka.connection import Broker
 from events.kafka.history import History, Place
 from events.kafka.receiver import AtWork, Receiver, Stopping
-from events.kafka.topics import Layout
 from events.log.engines import is_database_trouble
 
 logger = logging.getLogger(__name__)
@@ -34,13 +33,13 @@ EXIT_HANGING = 75
 
 
 class Sweep:
-    """Rounds over the partitions of the topics that some receivers of one process follow, the same for each of them."""
+    """Rounds over the partitions of the topics that the receivers of one process follow, each its own."""
 
-    def __init__(self, receivers: Sequence[Receiver], broker: Broker, layout: Layout, client_id: str) -> None:
+    def __init__(self, receivers: Sequence[Receiver], broker: Broker, client_id: str) -> None:
         self._receivers = receivers
         self._broker = broker
         self._client_id = client_id
-        self._topics = [layout.topic(source) for source in layout.sources]
+        self._topics = sorted({topic for receiver in receivers for topic in receiver.topic_ids})
         self._history = History(broker, client_id)
         self._admin: KafkaAdminClient | None = None
         self._stood_at: dict[tuple[str, Place], int] = {}
@@ -77,10 +76,13 @@ class Sweep:
         places = self._places()
         # The positions first: what is taken meanwhile must not look as if the topic had lost it.
         positions = {
-            (receiver, place): receiver.learn_position(place) for receiver in self._receivers for place in places
+            (receiver, place): receiver.learn_position(place)
+            for receiver in self._receivers
+            for place in places
+            if place[0] in receiver.topic_ids
         }
         ends = self._history.ends(places)
-        lag = {(receiver.consumer.name, topic): 0 for receiver in self._receivers for topic in self._topics}
+        lag = {(receiver.consumer.name, topic): 0 for receiver in self._receivers for topic in receiver.topic_ids}
         for (receiver, place), position in positions.items():
             lag[receiver.consumer.name, place[0]] += max(0, ends[place] - position)
             try:
@@ -136,7 +138,8 @@ class Sweep:
             if topic["error_code"]:
                 raise for_code(topic["error_code"])
             for receiver in self._receivers:
-                receiver.topic_ids[topic["name"]] = str(topic["topic_id"])
+                if topic["name"] in receiver.topic_ids:
+                    receiver.topic_ids[topic["name"]] = str(topic["topic_id"])
             places += [(topic["name"], partition["partition_index"]) for partition in topic["partitions"]]
         return places
 

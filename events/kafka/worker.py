@@ -39,7 +39,8 @@ def faust_app(
     folder: Path,
     end: Callable[[int], None] = os._exit,
 ) -> faust.App:
-    """A Faust application that brings every message of `topics` to all `receivers`, in the order of each partition.
+    """A Faust application that brings every message of `topics` to those of `receivers` that follow it, in the order of each
+    partition.
 
     `group` is shared by all workers of one kind, `worker_name` is unique among them and the same after a restart: static
     membership lets a restarted worker have its partitions back at once, the short session lets others have those of a
@@ -138,7 +139,8 @@ def _bring(app: faust.App, topic: str, receivers: Sequence[Receiver], end: Calla
 
 def _receive(receivers: Sequence[Receiver], message: Message) -> None:
     for receiver in receivers:
-        receiver.receive(message)
+        if message.topic in receiver.topic_ids:
+            receiver.receive(message)
 
 
 def _message(event: Any) -> Message:

@@ -116,7 +116,7 @@ class Service:
         self.receiver = Receiver(
             self.consumer, clock, {self.layout.topic(s): ids[self.layout.topic(s)] for s in setup.sources}
         )
-        self.sweep = Sweep([self.receiver], self.broker, self.layout, f"{setup.name}.sweep")
+        self.sweep = Sweep([self.receiver], self.broker, f"{setup.name}.sweep")
         self.history = self.sweep._history
 
     def handle(self, tx: Writing, event: Event) -> None:

@@ -381,7 +381,7 @@ def published(prepared: Broker) -> int:
 @pytest.mark.parametrize("who", READS)
 def test_a_sweep_reads_all_it_must_without_a_group(prepared: Broker, published: int, who: str, tmp_path: Path) -> None:
     service = Service(who, prepared, LAYOUT, tmp_path)
-    sweep = Sweep([service.receiver], service.broker, replace(LAYOUT, sources=SOURCES), f"{who}.sweep")
+    sweep = Sweep([service.receiver], service.broker, f"{who}.sweep")
     for _ in range(2):  # what stands still from one round to the next is taken
         sweep.round()
     sweep._forget_clients()

@@ -186,7 +186,7 @@ def test_the_cursor_stays_where_it_was_while_the_broker_does_not_acknowledge(
     with a_relay(database, broker, layout) as running:
         until("it failed", lambda: running.status.failed_total > 1)
         assert running.status.position == 0
-        assert running.relay.ready() == {f"log of {SOURCE}": "NotSent"}
+        assert running.relay.ready() == {f"log of {SOURCE}": "cannot be sent (NotSent); see that the brokers answer"}
     assert published(broker, layout.topic(SOURCE)) == []
 
 
