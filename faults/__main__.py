@@ -19,27 +19,26 @@ from faults.seeded import campaign as seeded
 from faults.site import Site
 
 RESULT = Path("build/faults.json")
-SHORT, FULL = "short", "full"
 COUNTS = {"relay": 2, "placement": 2, "capacity": 2, "gateway": 2}
-RATE = {SHORT: 10.0, FULL: 24.0}
-"""Requests a second that people want to make; some of them are then sent twice."""
+RATE = 24.0
+"""Requests a second that people want to make, if not said otherwise; some of them are then sent twice."""
 WIDTHS = (34, 5, 5, 8, 6, 6, 13, 6, 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m faults", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runs", default=SHORT, help="short, full, or the most runs of each fault (default: short)")
+    parser.add_argument("--runs", default="short", help="short, full, or the most runs of each fault (default: short)")
     parser.add_argument("--only", default="", help="only faults whose name contains this; several separated by commas")
     parser.add_argument("--seeded", action="store_true", help="instead: put bugs in on purpose, each must be caught")
     parser.add_argument("--seed", type=int, default=1, help="of what people do and of what is broken when")
-    parser.add_argument("--rate", type=float, help="requests a second that people want to make")
+    parser.add_argument("--rate", type=float, default=RATE, help="requests a second that people want to make")
     parser.add_argument("--result", type=Path, default=RESULT)
     chosen = parser.parse_args(arguments)
     if chosen.seeded:
         return seeded(chosen.only, chosen.seed, say)
     say(*HEADINGS)
     rows: list[Row] = []
-    for row in run(wanted(chosen.runs, chosen.only), chosen.seed, rate_of(chosen), apart=chosen.runs == FULL):
+    for row in run(wanted(chosen.runs, chosen.only), chosen.seed, chosen.rate, apart=chosen.runs == "full"):
         rows.append(row)
         say(*line(row))
         chosen.result.parent.mkdir(exist_ok=True)
@@ -47,15 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if rows and all(row.clean for row in rows) else 1
 
 
-def rate_of(chosen: argparse.Namespace) -> float:
-    return chosen.rate or RATE[FULL if chosen.runs == FULL else SHORT]
-
-
 def wanted(runs: str, only: str) -> list[tuple[Fault, int]]:
     """Which faults how often."""
 
     def times(fault: Fault) -> int:
-        return {SHORT: fault.short, FULL: fault.full}.get(runs) if runs in RATE else min(fault.full, int(runs))  # type: ignore[return-value]
+        match runs:
+            case "short":
+                return fault.short
+            case "full":
+                return fault.full
+            case most:
+                return min(fault.full, int(most))
 
     parts = [part.strip() for part in only.split(",")]
     chosen = [(fault, times(fault)) for fault in FAULTS if any(part in fault.name for part in parts)]

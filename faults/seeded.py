@@ -56,7 +56,8 @@ def tried(name: str, seed: int) -> Caught:
     """One bug on an installation of its own."""
     bug, place = BUGS[name], folder()
     try:
-        with Site(place, seed=seed, rate=RATE, bugs={bug.kind: name}) as site:
+        with Site(place, seed=seed, rate=RATE) as site:
+            site.bring_in(name, bug.kind)
             site.load.start()
             try:
                 time.sleep(WORK_SECONDS)

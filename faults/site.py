@@ -33,10 +33,11 @@ POISON = b"faults.poison"
 class Wrapped(HavenProcess):
     """One of Haven's processes, started through `faults.wrapped`."""
 
-    def __init__(self, folder: Path, kind: str, environment: Mapping[str, str], bug: str = "") -> None:
+    def __init__(self, folder: Path, kind: str, environment: Mapping[str, str]) -> None:
         super().__init__(folder, kind, environment)
         self.crash = CrashFile(self.folder / "crash")
-        self.bug = bug
+        self.bug = ""
+        """Of `faults.bugs`, from its next start on."""
         self.hands = threading.Lock()
         """Held by who breaks it: the supervisor leaves it alone."""
         self.restarts = 0
@@ -58,16 +59,13 @@ class Wrapped(HavenProcess):
 
 
 class BreakableStack(Stack):
-    """The whole runtime; `bugs` names what is wrong with the processes of a kind."""
-
-    bugs: Mapping[str, str] = {}
+    """The whole runtime, of processes that can be broken."""
 
     def start_processes(self) -> None:
         for kind, count in self.counts.items():
             for number in range(1, count + 1):
                 name = f"{kind}-{number}"
-                bug = self.bugs.get(kind, "")
-                self.processes[name] = Wrapped(self.folder / name, kind, self.environment, bug)
+                self.processes[name] = Wrapped(self.folder / name, kind, self.environment)
         with ThreadPoolExecutor(len(self.processes)) as pool:
             for _ in pool.map(self._running.enter_context, self.processes.values()):
                 pass
@@ -98,11 +96,9 @@ class Site:
         seed: int,
         rate: float,
         counts: Mapping[str, int] | None = None,
-        bugs: Mapping[str, str] | None = None,
     ) -> None:
         more = {"HAVEN_EXERCISE_SPEED": str(SPEED), "HAVEN_DPOP": "offered"}
         self.stack = BreakableStack(folder, secure=False, counts=counts, more=more)
-        self.stack.bugs = bugs or {}
         self.rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self.seed = seed
         self.rate = rate
@@ -138,6 +134,14 @@ class Site:
         self.journal.close()
         self.database.dispose()
         self.stack.stop()
+
+    def bring_in(self, bug: str, kind: str) -> None:
+        """A bad release: the processes of a kind are started again with a bug in them."""
+        for process in self.stack.wrapped(kind):
+            with self.in_hand(process):
+                process.stop()
+                process.bug = bug
+                process.start_again()
 
     @contextmanager
     def in_hand(self, process: Wrapped) -> Iterator[Wrapped]:
