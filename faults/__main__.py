@@ -22,7 +22,7 @@ RESULT = Path("build/faults.json")
 COUNTS = {"relay": 2, "placement": 2, "capacity": 2, "gateway": 2}
 RATE = 24.0
 """Requests a second that people want to make, if not said otherwise; some of them are then sent twice."""
-WIDTHS = (34, 5, 5, 8, 6, 6, 13, 6, 0)
+WIDTHS = (44, 5, 5, 8, 6, 6, 13, 6, 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

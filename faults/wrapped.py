@@ -30,7 +30,7 @@ class Point(StrEnum):
     AFTER_COMMIT = "after commit"
     BEFORE_ACK = "before ack"
     AFTER_ACK = "after ack"
-    DEAD_LETTER_KEPT = "dead letter kept, not committed"
+    DEAD_LETTER_KEPT = "between dead letter and commit"
     BEFORE_PRODUCE = "before produce"
     BEFORE_FLUSH = "before flush"
     BEFORE_CURSOR_MOVE = "before cursor move"
