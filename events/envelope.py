@@ -23,6 +23,9 @@ CONTRACTS: dict[str, type] = {cls.__struct_config__.tag: cls for cls in get_args
 UPCASTERS: dict[str, Any] = {}
 """Wire name of a retired version to a pure function from its struct to the struct that replaced it."""
 
+LARGEST_RECORD = 1 << 20
+"""Bytes of one event as a document. Most are a few hundred; a shortlist over a thousand units is a tenth of this."""
+
 NAMESPACE = UUID("7b0c2f0e-64a5-5f6e-9f2b-3f6d7a2f9d11")
 
 

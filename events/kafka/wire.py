@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from events.envelope import Event, UnreadableEvent, decode
+from events.envelope import LARGEST_RECORD, Event, UnreadableEvent, decode
 
-LARGEST_BODY = 1 << 20
+LARGEST_BODY = LARGEST_RECORD
 """Bytes. A relocation request is a few hundred; Kafka's own default limit for a message is the same."""
 
 LARGEST_ATTRIBUTE = 300

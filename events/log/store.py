@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from events.envelope import Event, UnreadableEvent, decode, decode_many, encode, type_of
+from events.envelope import LARGEST_RECORD, Event, UnreadableEvent, decode, decode_many, encode, type_of
 from events.log.engines import is_database_trouble
 from events.log.schema import APPEND_ONLY_SQLITE, metadata, verify_version
 
@@ -61,6 +61,7 @@ class LogError(Exception):
     LogError
      +-- StreamConflict   somebody else appended first: read the stream again and decide again
      +-- DuplicateEvent   this very event is in the log already: nothing more to do
+     +-- EventTooLarge    no broker would take it, and everything behind it in the log would wait for ever
     """
 
 
@@ -76,6 +77,14 @@ class DuplicateEvent(LogError):
     def __init__(self, event_ids: Iterable[str]) -> None:
         self.event_ids = tuple(event_ids)
         super().__init__(f"already in the log, or twice in one append: {', '.join(self.event_ids)}")
+
+
+class EventTooLarge(LogError):
+    def __init__(self, event: Event, size: int) -> None:
+        super().__init__(
+            f"event {event.id} on {event.stream} would be {size} bytes long, and {LARGEST_RECORD} can be published; nothing was "
+            "appended, and whoever made it that long has to say less"
+        )
 
 
 class NestedWrite(RuntimeError):
@@ -347,6 +356,10 @@ class EventLog:
         if not appended:
             return
         rows = [(e.id, e.stream, e.version, type_of(e), encode(e)) for e in appended]
+        for event, (*_, record) in zip(appended, rows, strict=True):
+            # A character takes four bytes at the most: only what comes near is counted.
+            if 4 * len(record) > LARGEST_RECORD and (size := len(record.encode())) > LARGEST_RECORD:
+                raise EventTooLarge(event, size)
         if self._on_sqlite:
             self._insert_or_refuse(connection, _INSERT_SQLITE, rows, appended)
             return

@@ -13,13 +13,24 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from events.envelope import Event, UnreadableEvent, encode
+from events.envelope import LARGEST_RECORD, Event, UnreadableEvent, encode
+from events.gateway import RecordConsulted
 from events.log.engines import postgresql_engine, sqlite_engine
-from events.log.store import ANY_VERSION, NO_STREAM, DuplicateEvent, EventLog, Exact, NestedWrite, StreamConflict
+from events.log.store import (
+    ANY_VERSION,
+    NO_STREAM,
+    DuplicateEvent,
+    EventLog,
+    EventTooLarge,
+    Exact,
+    NestedWrite,
+    StreamConflict,
+)
 from tests.events.drafts import a_draft, drafts, put_newer_event
 
 
@@ -479,6 +490,22 @@ def postgresql_log(postgres_url: str) -> Iterator[EventLog]:
     log.create_schema()
     yield log
     log.engine.dispose()
+
+
+# What no broker would take
+
+
+def test_an_event_too_large_to_be_published_is_refused_and_changes_nothing(log: EventLog) -> None:
+    log.append(drafts(1))
+    room = LARGEST_RECORD - len(encode(log.read_stream("unit-1")[0]).encode())
+    fits = msgspec.structs.replace(a_draft("unit-2"), data=RecordConsulted(resource="list" + "x" * (room - 3)))
+    for one_more in ("x", "\N{GREEK SMALL LETTER ALPHA}" * (LARGEST_RECORD // 2)):
+        too_large = msgspec.structs.replace(fits, data=RecordConsulted(resource=fits.data.resource + one_more))  # type: ignore[union-attr]
+        before = everything(log)
+        with pytest.raises(EventTooLarge, match="unit-2"):
+            log.append([a_draft("unit-3"), too_large])
+        assert everything(log) == before
+    log.append([fits])
 
 
 # PostgreSQL's connections
