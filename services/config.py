@@ -12,6 +12,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import sqlalchemy as sa
@@ -80,7 +81,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str:
-        return self.public_url or f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
 
     @property
     def worker(self) -> str:
@@ -97,11 +99,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise BadSetting("HAVEN_DATABASE", "is missing; name the database, as in postgresql://db:5432/haven.")
         try:
             url = sa.make_url(self.database)
-        except sa.exc.ArgumentError:
+        except (sa.exc.ArgumentError, ValueError):
             raise BadSetting("HAVEN_DATABASE", "is not a URL; write it as postgresql://db:5432/haven.") from None
         if url.get_backend_name() != "postgresql":
             raise BadSetting("HAVEN_DATABASE", "must begin with postgresql://.")
-        if url.username or url.password:
+        if url.username or url.password or _CREDENTIALS & url.query.keys():
             raise BadSetting(
                 "HAVEN_DATABASE",
                 "must name no user and no password: each process has a role, and its password is a file of "
@@ -155,6 +157,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Layout(self.kafka_prefix, self.kafka_partitions, self.kafka_replication, self.kafka_in_sync)
 
 
+_CREDENTIALS = {"user", "password", "passfile"}
+"""Under these names libpq would take who we are from the query of a URL."""
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9._\[\]:-]+")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,80}")
@@ -196,7 +200,7 @@ def _value(name: str, kind: type, text: str) -> Any:
 
 
 def _check(settings: Settings) -> None:
-    if settings.public_url and not _ORIGIN.fullmatch(settings.public_url):
+    if settings.public_url and not _is_origin(settings.public_url):
         raise BadSetting("HAVEN_PUBLIC_URL", "must be scheme, host and port only, as in https://haven.example.")
     if settings.dpop not in DPOP_POLICIES:
         raise BadSetting("HAVEN_DPOP", f"must be one of {', '.join(DPOP_POLICIES)}.")
@@ -206,3 +210,11 @@ def _check(settings: Settings) -> None:
         raise BadSetting("HAVEN_KAFKA_PREFIX", "must be letters, digits, dots, dashes and underscores.")
     if settings.worker_name and not _PREFIX.fullmatch(settings.worker_name):
         raise BadSetting("HAVEN_WORKER_NAME", "must be letters, digits, dots, dashes and underscores.")
+
+
+def _is_origin(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(_ORIGIN.fullmatch(url) and parts.hostname and parts.port != 0)
+    except ValueError:  # no port, or no address, is like that
+        return False

@@ -8,7 +8,7 @@ from flask import Blueprint
 from joserfc.jwk import KeySet
 
 from events.vocabulary import Role
-from services.config import Settings
+from services.config import BadSetting, Settings
 from services.gateway.authorization_server import authorization_server
 from services.gateway.dpop import Demand, ProofVerifier
 from services.gateway.issuer import Issuer
@@ -17,6 +17,7 @@ from services.gateway.oauth_grants import PagesClient
 from services.gateway.principals import Account
 from services.gateway.token_store import TokenStore
 from services.gateway.tokens import TokenVerifier
+from services.loopback import is_loopback
 
 PAGES = Account(
     username="haven-pages",
@@ -79,7 +80,12 @@ def external_identity(
     settings: Settings, countries: Collection[str], store: TokenStore, now: Callable[[], datetime]
 ) -> Identity:
     """The identity provider that HAVEN_ISSUER names. It may be down: nobody is let in until it answers. Raises
-    ConfigurationError."""
+    ConfigurationError or BadSetting."""
+    if not settings.public_url and not is_loopback(settings.host):
+        # A proof names the address its sender knows us by: with another one none would ever be taken.
+        raise BadSetting(
+            "HAVEN_PUBLIC_URL", "is missing; say where people reach this gateway, as in https://haven.example."
+        )
     issuer = Issuer(settings.issuer, now)
     proofs = ProofVerifier(public_url=settings.url, is_first_use=store.is_first_use, now=now)
     verifier = _verifier(settings, issuer.url, issuer.key_set, countries, store, proofs, now)

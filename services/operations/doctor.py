@@ -79,6 +79,7 @@ def reasons(findings: Iterable[Finding]) -> dict[str, str]:
 _SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
 _PLACE = re.compile(r"_(dir|file|path)$")
 _USER = re.compile(r"(?<=//)[^/@\s]*@")
+_QUERY = re.compile(r"(?<=[?&])(\w*(?:user|pass)\w*)=[^&\s]*")
 
 
 def redacted(settings: Any) -> dict[str, str]:
@@ -87,7 +88,7 @@ def redacted(settings: Any) -> dict[str, str]:
     for name in settings.__struct_fields__:
         value = str(getattr(settings, name))
         hidden = _SECRET.search(name) and not _PLACE.search(name) and value
-        shown[f"HAVEN_{name.upper()}"] = "(set, not shown)" if hidden else _USER.sub("…@", value)
+        shown[f"HAVEN_{name.upper()}"] = "(set, not shown)" if hidden else _QUERY.sub(r"\1=…", _USER.sub("…@", value))
     return shown
 
 
