@@ -135,8 +135,8 @@ def cursor_before_flush() -> None:
         if messages[0].topic == leader._topic:
             event_id = messages[-1].headers["ce_id"].decode()
             position = connection.scalar(sa.text("SELECT position FROM events WHERE id = :id"), {"id": event_id})
-            moved = {"topic": leader._topic_id(), "position": position, "event_id": event_id}
-            connection.execute(relay._MOVE, moved)
+            cursor = connection.execute(relay._CURSOR, {"topic": leader._topic_id()}).first()
+            leader._move(connection, leader._topic_id(), cursor, position, event_id)
             time.sleep(0.4)
         send(leader, connection, messages)
 

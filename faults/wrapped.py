@@ -88,12 +88,10 @@ def install(crash: CrashFile, process: str) -> None:
 
 
 def _around_the_relay(crash: CrashFile) -> None:
-    from kafka import KafkaProducer  # noqa: PLC0415 - a gateway loads no client of a broker
-
-    from events.kafka.relay import _Leader  # noqa: PLC0415
+    from events.kafka.relay import _Leader  # noqa: PLC0415 - a gateway loads no client of a broker
 
     around(_Leader, "_send", crash, before=Point.BEFORE_PRODUCE, after=Point.BEFORE_CURSOR_MOVE)
-    around(KafkaProducer, "flush", crash, before=Point.BEFORE_FLUSH)
+    around(_Leader, "_wait_until_acknowledged", crash, before=Point.BEFORE_FLUSH)
     send_next = _Leader._send_next
 
     def dying_send_next(leader: _Leader, connection: Any) -> int:

@@ -184,9 +184,9 @@ def hanging(connection: sa.Connection, consumer: str) -> frozenset[str]:
     return frozenset(connection.scalars(sa.select(dead_letters.c.event_id).where(condition)))
 
 
-def unpublished(connection: sa.Connection) -> list[DeadLetter]:
-    """Those given up that the relay has not told of yet."""
-    return _read(connection, dead_letters.c.given_up_at.is_not(None) & dead_letters.c.published_at.is_(None))
+def unpublished(connection: sa.Connection, limit: int | None = None) -> list[DeadLetter]:
+    """Those given up that the relay has not told of yet, the oldest first."""
+    return _read(connection, dead_letters.c.given_up_at.is_not(None) & dead_letters.c.published_at.is_(None), limit)
 
 
 # What a person does: `haven dead-letters`
@@ -260,6 +260,6 @@ def _one(connection: sa.Connection, letter_id: str) -> DeadLetter | None:
     return found[0] if found else None
 
 
-def _read(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[DeadLetter]:
-    query = sa.select(dead_letters).where(condition).order_by(dead_letters.c.first_at, dead_letters.c.id)
+def _read(connection: sa.Connection, condition: sa.ColumnElement[bool], limit: int | None = None) -> list[DeadLetter]:
+    query = sa.select(dead_letters).where(condition).order_by(dead_letters.c.first_at, dead_letters.c.id).limit(limit)
     return [DeadLetter(**row._mapping) for row in connection.execute(query)]

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -40,22 +41,29 @@ LOOK_AT_TOPICS_SECONDS = 2.0
 LOOK_FOR_DEAD_LETTERS_SECONDS = 1.0
 IDLE_LIMIT = "8s"
 """A leader touches its database at least every few seconds; the server takes the lock from one that does not."""
+TOUCH_SECONDS = 1.0
+"""How often it does so while it waits for the brokers: else the server takes its silence for a frozen process."""
 DELIVERY_SECONDS = 10
+CLOSE_SECONDS = 1.0
 DEAD_LETTER_TYPE = "haven.dead_letter.given_up.v1"
 
 _LOCK = sa.text("SELECT pg_try_advisory_lock(hashtext('haven relay'), hashtext(:source))")
 _CURSOR = sa.text("SELECT position, event_id FROM relay_cursors WHERE topic = :topic")
 _ID_AT = sa.text("SELECT id FROM events WHERE position = :position")
 _READ = sa.text("SELECT position, id, record FROM events WHERE position > :after ORDER BY position LIMIT :limit")
+_BEGIN = sa.text(
+    "INSERT INTO relay_cursors (topic, position, event_id) VALUES (:topic, :position, :event_id) ON CONFLICT DO NOTHING"
+)
+# Only from where this batch began: a cursor that `send_again` took away meanwhile must not come back.
 _MOVE = sa.text(
-    "INSERT INTO relay_cursors (topic, position, event_id) VALUES (:topic, :position, :event_id) "
-    "ON CONFLICT (topic) DO UPDATE SET position = excluded.position, event_id = excluded.event_id"
+    "UPDATE relay_cursors SET position = :position, event_id = :event_id WHERE topic = :topic AND position = :before"
 )
 _FORGET = sa.text("DELETE FROM relay_cursors")
 _STANDING = sa.text(
     "SELECT (SELECT coalesce(max(position), 0) FROM events), (SELECT position FROM relay_cursors WHERE topic = :topic)"
 )
-_TOLD = sa.text("UPDATE dead_letters SET published_at = :now WHERE id = :id")
+# Not if somebody had it tried again meanwhile: should it be given up once more, that has to be told too.
+_TOLD = sa.text("UPDATE dead_letters SET published_at = :now WHERE id = :id AND given_up_at = :given_up_at")
 
 
 class NotSent(Exception):
@@ -97,6 +105,7 @@ class Relay:
         self.topic_ids: dict[str, str] = {}
         self.problem = "has not looked at the topics yet"
         self._leaders = [_Leader(self, source, engine, client_id, headers) for source, engine in engines.items()]
+        self._threads: list[threading.Thread] = []
 
     @property
     def broker(self) -> Broker:
@@ -107,18 +116,20 @@ class Relay:
         return self._layout
 
     def run(self, stop: threading.Event) -> None:
-        """Publishes until `stop` is set."""
-        threads = [
-            threading.Thread(target=leader.run, args=(stop,), name=f"relay-{leader.status.source}", daemon=True)
-            for leader in self._leaders
+        """Publishes until `stop` is set, and then waits no longer than a batch may take, whatever does not answer."""
+        works = {"topics": self._keep_looking_at_topics} | {
+            leader.status.source: leader.run for leader in self._leaders
+        }
+        self._threads = [
+            threading.Thread(target=work, args=(stop,), name=f"relay-{name}", daemon=True)
+            for name, work in works.items()
         ]
-        for thread in threads:
+        for thread in self._threads:
             thread.start()
-        while not stop.is_set():
-            self._look_at_topics()
-            stop.wait(LOOK_AT_TOPICS_SECONDS)
-        for thread in threads:
-            thread.join(DELIVERY_SECONDS)
+        stop.wait()
+        ends = time.monotonic() + DELIVERY_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, ends - time.monotonic()))
 
     def status(self) -> list[LogStatus]:
         """Where each log stands; asks its database, and raises what that raises."""
@@ -127,9 +138,17 @@ class Relay:
     def ready(self) -> dict[str, str]:
         """Why something is not published, by log; empty when all is well. A process that only waits for its turn is well."""
         reasons = {"topics": self.problem} if self.problem else {}
-        return reasons | {
+        reasons |= {
             f"log of {leader.status.source}": leader.status.problem for leader in self._leaders if leader.status.problem
         }
+        return reasons | {
+            thread.name: "stopped; restart the process" for thread in self._threads if not thread.is_alive()
+        }
+
+    def _keep_looking_at_topics(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self._look_at_topics()
+            stop.wait(LOOK_AT_TOPICS_SECONDS)
 
     def _look_at_topics(self) -> None:
         try:
@@ -137,9 +156,9 @@ class Relay:
         except BrokerProblem as problem:
             self.problem = str(problem)
             logger.warning("topics cannot be used error=%s", type(problem).__name__)
-        except KafkaError as failure:
-            self.problem = type(failure).__name__
-            logger.warning("could not look at topics error=%s", self.problem)
+        except Exception as failure:  # noqa: BLE001 - whatever the client does, there is a next time
+            self.problem = f"could not be looked at ({type(failure).__name__}); see that the brokers answer"
+            logger.warning("could not look at topics error=%s", type(failure).__name__)
         else:
             self.topic_ids, self.problem = found, ""
 
@@ -218,10 +237,19 @@ class _Leader:
         rows = connection.execute(_READ, {"after": position, "limit": BATCH}).all()
         if rows:
             self._send(connection, [self._message(row.record) for row in rows])
-            connection.execute(_MOVE, {"topic": topic_id, "position": rows[-1].position, "event_id": rows[-1].id})
+            self._move(connection, topic_id, cursor, rows[-1].position, rows[-1].id)
             self.status.sent_total += len(rows)
             self.status.last_sent_at = datetime.now(UTC)
         return len(rows)
+
+    def _move(
+        self, connection: sa.Connection, topic_id: str, before: sa.Row[Any] | None, position: int, event_id: str
+    ) -> None:
+        moved = {"topic": topic_id, "position": position, "event_id": event_id}
+        if before:
+            connection.execute(_MOVE, moved | {"before": before.position})
+        else:
+            connection.execute(_BEGIN, moved)
 
     def _message(self, record: str) -> Message:
         message = to_message(self._topic, record)
@@ -236,15 +264,20 @@ class _Leader:
             producer.send(message.topic, message.body, message.key, list(message.headers.items()))
             for message in messages
         ]
-        ends = time.monotonic() + DELIVERY_SECONDS
-        while not all(future.is_done for future in sent):
-            try:
-                producer.flush(timeout=1)
-            except KafkaTimeoutError:
-                connection.exec_driver_sql("SELECT 1")  # else the server takes this silence for a frozen process
-                if time.monotonic() > ends:
-                    raise NotSent from None
+        self._wait_until_acknowledged(connection, sent)
+
+    def _wait_until_acknowledged(self, connection: sa.Connection, sent: Sequence[Any]) -> None:
+        touched = time.monotonic()
+        ends = touched + DELIVERY_SECONDS
         for future in sent:
+            while not future.is_done:
+                with suppress(KafkaTimeoutError):
+                    future.get(timeout=TOUCH_SECONDS)
+                if (now := time.monotonic()) - touched >= TOUCH_SECONDS:
+                    connection.exec_driver_sql("SELECT 1")
+                    touched = now
+                if now > ends and not future.is_done:
+                    raise NotSent
             if future.failed():
                 raise future.exception
 
@@ -253,11 +286,12 @@ class _Leader:
         if now < self._dead_letters_at:
             return
         self._dead_letters_at = now + LOOK_FOR_DEAD_LETTERS_SECONDS
-        letters = dead_letters.unpublished(connection)
+        letters = dead_letters.unpublished(connection, BATCH)
         if letters:
             self._send(connection, [self._letter(letter) for letter in letters])
         for letter in letters:
-            connection.execute(_TOLD, {"now": datetime.now(UTC).isoformat(), "id": letter.id})
+            told = {"now": datetime.now(UTC).isoformat(), "id": letter.id, "given_up_at": letter.given_up_at}
+            connection.execute(_TOLD, told)
 
     def _letter(self, letter: dead_letters.DeadLetter) -> Message:
         headers = {
@@ -299,6 +333,8 @@ class _Leader:
         match failure:
             case SourceWentBack() | BrokerProblem():
                 self.status.problem = str(failure)
+            case KafkaError():
+                self.status.problem = str(self._relay.broker.problem(failure, "take what is sent"))
             case _ if is_database_trouble(failure):
                 self.status.problem = f"the database cannot be used ({type(failure).__name__}); see that it answers"
             case _:
@@ -311,4 +347,8 @@ class _Leader:
     def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=0)
+            # Not by `close` alone: with messages under way it raises, and leaves behind the thread that sends them.
+            producer._sender.force_close()
+            producer._sender.join(CLOSE_SECONDS)
+            with suppress(KafkaError):
+                producer.close(timeout=0)

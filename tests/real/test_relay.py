@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -394,3 +395,124 @@ def test_a_dead_letter_is_told_once_and_says_nothing_of_what_the_message_held(
     assert message.headers["ce_type"] == relay.DEAD_LETTER_TYPE.encode()
     assert b"ValueError" in message.body
     assert set(message.headers) >= {"ce_id", "ce_source", "ce_specversion", "ce_time"}
+
+
+def a_letter(number: int) -> DeadLetter:
+    return DeadLetter(
+        id=f"letter-{number}",
+        consumer="placement",
+        topic="haven.gateway",
+        partition=1,
+        position=number,
+        reason="malformed",
+        first_at="2026-11-25T12:00:00+00:00",
+        given_up_at="2026-11-25T12:01:00+00:00",
+    )
+
+
+def test_many_dead_letters_are_told_batch_by_batch_and_hold_no_event_up(
+    database: Database, log: EventLog, broker: Broker, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "BATCH", 4)
+    monkeypatch.setattr(relay, "LOOK_FOR_DEAD_LETTERS_SECONDS", 0.0)
+    sizes = []
+    send = relay._Leader._send
+
+    def counted(self: object, connection: sa.Connection, messages: list[Message]) -> None:
+        sizes.append(len(messages))
+        send(self, connection, messages)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(relay._Leader, "_send", counted)
+    with log.writing() as tx:
+        for number in range(10):
+            dead_letters.keep(tx.connection, a_letter(number))
+    with a_relay(database, broker, layout):
+        until("all are told", lambda: len(published(broker, layout.dead_letters)) == 10)
+    assert max(sizes) == 4
+
+
+def test_a_dead_letter_that_is_tried_again_while_it_is_told_is_told_again_when_it_is_given_up_again(
+    database: Database, log: EventLog, broker: Broker, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = relay._Leader._send
+    replayed = threading.Event()
+
+    def replay_once(self: object, connection: sa.Connection, messages: object) -> None:
+        send(self, connection, messages)  # type: ignore[arg-type]
+        if not replayed.is_set():
+            with log.writing() as tx:
+                dead_letters.replay(tx.connection, "letter-1", datetime.now(UTC))
+            replayed.set()
+
+    monkeypatch.setattr(relay._Leader, "_send", replay_once)
+    with log.writing() as tx:
+        dead_letters.keep(tx.connection, a_letter(1))
+    with a_relay(database, broker, layout):
+        until("somebody had it tried again", replayed.is_set)
+        with log.writing() as tx:
+            dead_letters.give_up(tx.connection, a_letter(1), datetime.now(UTC))
+        until("it is told again", lambda: len(published(broker, layout.dead_letters)) == 2)
+
+
+def test_sending_again_counts_also_while_a_batch_is_under_way(
+    database: Database, log: EventLog, broker: Broker, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = relay._Leader._send
+    batches: list[int] = []
+
+    def forget_at_the_second(self: object, connection: sa.Connection, messages: list[Message]) -> None:
+        send(self, connection, messages)  # type: ignore[arg-type]
+        batches.append(len(messages))
+        if len(batches) == 2:
+            send_again({SOURCE: database.engine("haven_relay", SOURCE)})
+
+    monkeypatch.setattr(relay._Leader, "_send", forget_at_the_second)
+    with a_relay(database, broker, layout) as running:
+        log.append(drafts(2))
+        until("two are published", lambda: running.status.position == log.head())
+        log.append(drafts(3, "unit-2"))
+        until("all are published again", lambda: sum(batches) == 10 and running.status.position == log.head())
+
+
+def test_a_relay_outlives_a_producer_that_has_messages_under_way(
+    database: Database, log: EventLog, own_kafka: Kafka, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer with messages under way does not let itself be closed, and leaves its thread behind."""
+    broker = Broker((own_kafka.bootstrap,))
+    topics.create(broker, layout)
+    with a_relay(database, broker, layout) as running:
+        log.append(drafts(1))
+        until("it is published", lambda: running.status.position == log.head())
+        senders = {thread for thread in threading.enumerate() if thread.name.startswith(f"relay-1-{SOURCE}")}
+        assert senders
+        monkeypatch.setattr(relay, "DELIVERY_SECONDS", 0)  # of the relay alone: this producer has ten
+        own_kafka.pause()
+        log.append(drafts(3, "unit-2"))
+        until("it failed", lambda: running.status.failed_total)
+        monkeypatch.undo()
+        own_kafka.resume()
+        until("all are published", lambda: running.status.position == log.head())
+        until("the first producer is gone", lambda: not any(thread.is_alive() for thread in senders))
+        until("it is well", lambda: running.relay.ready() == {})
+
+
+def test_a_relay_that_is_told_to_stop_waits_for_no_broker(
+    database: Database, log: EventLog, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "DELIVERY_SECONDS", 1)
+    looking, go_on = threading.Event(), threading.Event()
+
+    def hangs(*_: object) -> None:
+        looking.set()
+        go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(topics, "check", hangs)
+    stopping = threading.Event()
+    one = Relay({SOURCE: database.engine("haven_relay", SOURCE)}, Broker(("127.0.0.1:1",)), layout, "relay-1")
+    thread = threading.Thread(target=one.run, args=(stopping,), daemon=True)
+    thread.start()
+    assert looking.wait(PATIENCE)
+    stopping.set()
+    thread.join(PATIENCE / 2)
+    assert not thread.is_alive()
+    go_on.set()
