@@ -39,6 +39,7 @@ def main() -> None:
 @app.command()
 def run() -> None:
     """Serve the embedded node: everything in one process, on this machine only."""
+    from events.key_file import SealingError
     from services.node import DataDirectoryTaken, Node
     from services.serving import PortTaken, serve
 
@@ -47,7 +48,7 @@ def run() -> None:
     try:
         settings.require_this_machine()
         node = Node(settings)
-    except (DataDirectoryTaken, ConfigurationError, BadSetting) as refused:
+    except (DataDirectoryTaken, ConfigurationError, BadSetting, SealingError) as refused:
         raise fail(str(refused)) from None
 
     def started() -> None:

@@ -29,8 +29,8 @@ class SteadyClock:
 
 
 class ExerciseClock:
-    """Time that runs `speed` times as fast, for exercises. It goes on while the node is down, as the world does, and
-    never goes back: where it began is kept in a file, with its speed."""
+    """Time that runs `speed` times as fast, for exercises. It goes on while the node is down, as the world does: where it
+    began is kept in a file, with its speed. It goes back no more than what it reads."""
 
     def __init__(self, speed: float, kept_in: Path, read: Clock = lambda: datetime.now(UTC)) -> None:
         self._read = read
@@ -45,7 +45,7 @@ def clock_of(settings: Settings) -> Clock:
     kept_in = settings.data_dir / "exercise-clock.json"
     if settings.exercise_speed == 1 and not kept_in.exists():
         return SteadyClock()
-    clock = ExerciseClock(settings.exercise_speed, kept_in)
+    clock = ExerciseClock(settings.exercise_speed, kept_in, SteadyClock())
     if clock.speed != settings.exercise_speed:
         # Real time lies behind what this exercise has reached: going back would undo every deadline in its log.
         raise BadSetting(
@@ -57,6 +57,7 @@ def clock_of(settings: Settings) -> Clock:
 
 def _exercise_began(kept_in: Path, now: datetime, speed: float) -> tuple[datetime, float]:
     if not kept_in.exists():
+        kept_in.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Several processes of one exercise may start at once: whoever links first says when it began, for all of them.
         with tempfile.NamedTemporaryFile("w", dir=kept_in.parent, delete=False) as draft:
             json.dump({"began": now.isoformat(), "speed": speed}, draft)

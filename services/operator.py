@@ -1,7 +1,7 @@
 """The commands of whoever runs an installation: tables, topics, keys, dead letters, and what is wrong."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -125,12 +125,13 @@ LetterId = Annotated[str, typer.Argument(help="The dead letter's id, as `list` s
 def dead_letters_list() -> None:
     """Print every dead letter: what a person has to look at, and what is tried again by itself."""
     count = 0
-    for connection in _databases():
-        for letter in dead_letters.kept(connection):
-            state = "given up" if letter.given_up_at else f"tried again at {letter.retry_at}"
-            error = f" ({letter.error})" if letter.error else ""
-            typer.echo(f"{letter.id}  {letter.consumer:18} {letter.reason}{error}, {letter.tries} tries, {state}")
-            count += 1
+    with refusals():
+        for connection in _databases():
+            for letter in dead_letters.kept(connection):
+                state = "given up" if letter.given_up_at else f"tried again at {letter.retry_at}"
+                error = f" ({letter.error})" if letter.error else ""
+                typer.echo(f"{letter.id}  {letter.consumer:18} {letter.reason}{error}, {letter.tries} tries, {state}")
+                count += 1
     typer.echo(f"{count} dead letters." if count else "No dead letters.")
 
 
@@ -171,20 +172,25 @@ def _databases() -> Iterator[sa.Connection]:
     roles = [role for role in ROLES.values() if settings.secret_file(f"{role}_password").exists()]
     if not roles:
         raise fail(f"No password of {', '.join(ROLES.values())} is in {settings.secrets_dir} (HAVEN_SECRETS_DIR).")
-    with refusals():
-        for role in roles:
-            with postgresql_engine(settings.database_url(role)).connect() as connection:
-                yield connection
+    for role in roles:
+        with postgresql_engine(settings.database_url(role)).connect() as connection:
+            yield connection
 
 
 @contextmanager
 def _found(letter_id: str) -> Iterator[tuple[sa.Connection, DeadLetter]]:
     """The database that has it, open for as long as it is dealt with."""
-    for connection in _databases():
-        with suppress(NoSuchDeadLetter):
-            letter = dead_letters.find(connection, letter_id)
-            yield connection, letter
-            return
+    try:
+        with refusals():
+            for connection in _databases():
+                try:
+                    letter = dead_letters.find(connection, letter_id)
+                except NoSuchDeadLetter:
+                    continue
+                yield connection, letter
+                return
+    except NoSuchDeadLetter as gone:  # it was settled just now
+        raise fail(str(gone)) from None
     raise fail(str(NoSuchDeadLetter(letter_id)))
 
 

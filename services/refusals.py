@@ -55,3 +55,8 @@ def refusals() -> Iterator[None]:
             f"The database cannot be used ({type(getattr(failure, 'orig', None) or failure).__name__}). "
             "See that it answers at HAVEN_DATABASE, and that the role's password is in HAVEN_SECRETS_DIR."
         ) from None
+    except OSError as failure:
+        place = failure.filename if isinstance(failure.filename, str) else getattr(failure.filename, "name", "a file")
+        raise fail(
+            f"{place} cannot be used ({type(failure).__name__}). Correct the path, or who may read and write it."
+        ) from None
