@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from types import FrameType
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,6 +41,7 @@ from services.gateway.projection import Projection
 from services.migrate import latest
 from services.operated import Threads, Watch
 from services.operations.case_metrics import watch_read_model
+from services.operations.doctor import why_no_database
 from services.operations.health import clock_reasons
 from services.operations.metrics import watch_relay, watch_worker
 from services.operations.tracing import trace_headers
@@ -111,6 +113,8 @@ class Worker:
         self.name = f"{self.group}.{settings.worker}"
         self.threads = Threads()
         self.waits_for = "starting"
+        self.timers_problem = ""
+        """Why time does not pass here now; empty when it does."""
         self.work: Work | None = None
         self.receivers: list[Receiver] = []
         self.sweep: Sweep | None = None
@@ -125,10 +129,8 @@ class Worker:
     def run(self, watch: Watch) -> int:
         """Works until SIGTERM or SIGINT; the exit status. Raises BadSetting, SchemaMismatch and what else must stop it."""
         with _told_to_stop(self.threads.stop):
-            if not self._prepare(watch):
-                return 0
             try:
-                return asyncio.run(self._bring())
+                return asyncio.run(self._bring()) if self._prepare(watch) else 0
             finally:
                 self.threads.join()
 
@@ -141,6 +143,8 @@ class Worker:
         reasons = self.threads.ended() | clock_reasons(self.work.log.engine)
         if self.sweep.problem:
             reasons["kafka"] = f"the topics cannot be read ({self.sweep.problem}); see that the brokers answer"
+        if self.timers_problem:
+            reasons["timers"] = f"no deadline is kept ({self.timers_problem}); see the log"
         for receiver in self.receivers:
             if receiver.problem:
                 reasons[receiver.consumer.name] = f"waits for its database or broker ({receiver.problem})"
@@ -190,7 +194,8 @@ class Worker:
                 elif isinstance(failure, KafkaError):
                     self.waits_for = f"Kafka cannot be used ({type(failure).__name__}); see that the brokers answer"
                 elif is_database_trouble(failure):
-                    self.waits_for = f"the database cannot be used ({type(failure).__name__}); see that it answers"
+                    url = self.settings.database_url(self.role)
+                    self.waits_for = f"the database cannot be used: {why_no_database(url, failure)}"
                 else:
                     raise
                 logger.warning("cannot start yet client=%s error=%s", self.group, type(failure).__name__)
@@ -206,7 +211,9 @@ class Worker:
         while not stop.is_set():
             try:
                 busy = work.pass_time(self.clock())
+                self.timers_problem = ""
             except Exception as failure:  # noqa: BLE001 - the next round may find the database again
+                self.timers_problem = type(failure).__name__
                 logger.warning("timers failed client=%s error=%s", self.group, type(failure).__name__)
                 stop.wait(1.0)
                 continue
@@ -259,6 +266,10 @@ def relay_engines(settings: Settings) -> dict[str, sa.Engine]:
 
 @contextmanager
 def _told_to_stop(stop: threading.Event) -> Iterator[None]:
+    def tell(_signal: int, _frame: FrameType | None) -> None:
+        # In a thread of its own: this handler may have interrupted the very lock that setting the event takes.
+        threading.Thread(target=stop.set, daemon=True).start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, tell)
     yield

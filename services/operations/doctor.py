@@ -157,6 +157,19 @@ def database(
         engine.dispose()
 
 
+def why_no_database(url: sa.URL, failure: BaseException) -> str:
+    """Cause and remedy of a failure of the database, for who waits for it."""
+    where = f"{url.host}:{url.port or 5432}"
+    if getattr(getattr(failure, "orig", None), "sqlstate", None) in _NOT_MIGRATED:
+        return f"the tables or rights of {url.username} at {where} are missing; run `haven migrate`"
+    if _unreachable(url.host or "", url.port or 5432):
+        return f"no PostgreSQL answers at {where}; start it, or correct HAVEN_DATABASE"
+    return _refused(url, where, failure).reason
+
+
+_NOT_MIGRATED = ("3F000", "42501", "42703", "42P01")
+
+
 def _unreachable(host: str, port: int) -> str:
     try:
         socket.create_connection((host, port), CONNECT_SECONDS).close()
@@ -165,7 +178,7 @@ def _unreachable(host: str, port: int) -> str:
     return ""
 
 
-def _refused(url: sa.URL, where: str, failure: sa.exc.SQLAlchemyError) -> Finding:
+def _refused(url: sa.URL, where: str, failure: BaseException) -> Finding:
     """Somebody listens there and does not serve us. libpq tells why in words only; those of an English server are known."""
     said = str(getattr(failure, "orig", ""))
     user, name = url.username, url.database
