@@ -25,16 +25,17 @@ def load_or_create_logins(data_dir: Path, accounts: Iterable[Account]) -> dict[s
     it comes back with the same secret. Raises `ConfigurationError` if the file cannot be used; it is never overwritten.
     """
     path = data_dir / _LOGINS_FILE
-    known: dict[str, str] = {}
-    if (content := _read_private(path)) is not None:
-        try:
-            known = msgspec.json.decode(content, type=dict[str, str])
-        except msgspec.DecodeError as error:
-            raise ConfigurationError(f"{path} cannot be read. Move it away; new demo logins are then made.") from error
     usernames = [account.username for account in accounts]
-    missing = {username: secrets.token_urlsafe(18) for username in usernames if username not in known}
-    if missing:
-        known |= missing
+    new = {username: secrets.token_urlsafe(18) for username in usernames}
+    content = _read_private(path)
+    if content is None:
+        content = _create_private(path, msgspec.json.format(msgspec.json.encode(new)))
+    try:
+        known = msgspec.json.decode(content, type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"{path} cannot be read. Move it away; new demo logins are then made.") from error
+    if not new.keys() <= known.keys():
+        known = new | known
         _write_private(path, msgspec.json.format(msgspec.json.encode(known)))
     return {username: known[username] for username in usernames}
 
@@ -47,8 +48,7 @@ def load_or_create_signing_key(data_dir: Path) -> ECKey:
     path = data_dir / _SIGNING_KEY_FILE
     content = _read_private(path)
     if content is None:
-        content = ECKey.generate_key("P-256").as_pem(private=True)
-        _write_private(path, content)
+        content = _create_private(path, ECKey.generate_key("P-256").as_pem(private=True))
     try:
         key = ECKey.import_key(content, {"use": "sig", "alg": "ES256"})
     except (JoseError, ValueError) as error:
@@ -74,7 +74,13 @@ def _read_private(path: Path) -> bytes | None:
         return None
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def _create_private(path: Path, content: bytes) -> bytes:
+    """What the file holds afterwards. Of several gateways that start at once one is the first, and all use what it made."""
+    _write_private(path, content, replace=False)
+    return path.read_bytes()
+
+
+def _write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # mkstemp makes the file 0600 from its first byte; a crash at any point leaves the old file or the new one, whole.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -83,7 +89,12 @@ def _write_private(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        if replace:
+            Path(temporary).replace(path)
+        else:
+            with suppress(FileExistsError):
+                path.hardlink_to(temporary)
+            Path(temporary).unlink()
     except BaseException:
         with suppress(FileNotFoundError):
             Path(temporary).unlink()

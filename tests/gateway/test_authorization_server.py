@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from werkzeug.test import Client, TestResponse
 from events.log.engines import sqlite_engine
 from services.api_client import SenderKey
 from services.config import ConfigurationError
-from services.gateway import oauth_grants, sign_in
+from services.gateway import node_secrets, oauth_grants, sign_in
 from services.gateway.authorization_server import authorization_server, refuse_when_external
 from services.gateway.dpop import ProofVerifier
 from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
@@ -1101,3 +1102,24 @@ def test_nothing_secret_is_ever_logged(tmp_path, clock, caplog, monkeypatch):
     hidden = [code, token, program_token, VERIFIER, "pages-secret", "a-wrong-password", "a-wrong-secret"]
     hidden += [too_late, fitting, bound_token]
     assert not [secret for secret in [*hidden, *node.logins.values()] if secret in caplog.text]
+
+
+def test_gateways_that_start_at_once_use_the_same_key_and_logins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise one would refuse what the other signed, until it is started again."""
+    both = threading.Barrier(2, timeout=20)
+    read = node_secrets._read_private
+
+    def at_once(path: Path) -> bytes | None:
+        content = read(path)
+        if content is None:
+            both.wait()
+        return content
+
+    monkeypatch.setattr(node_secrets, "_read_private", at_once)
+    with ThreadPoolExecutor(2) as gateways:
+        keys = {key.kid for key in gateways.map(lambda _: load_or_create_signing_key(tmp_path), range(2))}
+        logins = list(gateways.map(lambda _: load_or_create_logins(tmp_path, ACCOUNTS), range(2)))
+    assert len(keys) == 1
+    assert logins[0] == logins[1]
