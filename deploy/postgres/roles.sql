@@ -23,7 +23,7 @@ BEGIN
             ('haven_projection', 'gateway',  40, '5s',  '4s',  '10s'), -- writes what is seen; says that a key was destroyed
             ('haven_placement',  'placement', 40, '5s', '4s',  '10s'),
             ('haven_capacity',   'capacity', 40, '5s',  '4s',  '10s'),
-            ('haven_relay',      '',         12, '5s',  '4s',  '10s'), -- reads the three logs, keeps how far it published
+            ('haven_relay',      '',         24, '5s',  '4s',  '10s'), -- reads the three logs, keeps how far it published
             ('haven_auditor',    'gateway',  8,  '60s', '4s',  '60s'), -- reads the trail and the logs, opens no sealed field
             ('haven_eraser',     'keys',     8,  '5s',  '4s',  '10s')  -- the only one that may destroy a key
         ) AS roles(name, path, connections, statement_timeout, lock_timeout, idle_timeout)

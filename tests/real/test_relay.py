@@ -17,8 +17,9 @@ from events.kafka import dead_letters, relay, topics
 from events.kafka.connection import Broker
 from events.kafka.dead_letters import DeadLetter
 from events.kafka.relay import Relay, send_again
-from events.kafka.topics import Layout
+from events.kafka.topics import SOURCES, Layout
 from events.kafka.wire import Message, to_event
+from events.log.engines import postgresql_engine
 from events.log.hints import Announcer, log_channel
 from events.log.store import EventLog
 from tests.events.drafts import a_draft, drafts
@@ -516,3 +517,29 @@ def test_a_relay_that_is_told_to_stop_waits_for_no_broker(
     thread.join(PATIENCE / 2)
     assert not thread.is_alive()
     go_on.set()
+
+
+def test_two_relays_that_are_watched_leave_the_operator_connections(
+    database: Database, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many connections the role has is said in deploy/postgres/roles.sql."""
+    monkeypatch.setattr(topics, "check", lambda *_: {})
+    stop, relays = threading.Event(), []
+    for name in ("relay-1", "relay-2", "haven"):
+        engines = {source: postgresql_engine(database.url("haven_relay"), source) for source in SOURCES}
+        relays.append((engines, Relay(engines, Broker(("127.0.0.1:1",)), layout, name)))
+    (_, first), (_, second), (operator, _) = relays
+    threads = [threading.Thread(target=one.run, args=(stop,), daemon=True) for one in (first, second)]
+    for thread in threads:
+        thread.start()
+    until("the first two look", lambda: not (first.problem or second.problem))
+    until("somebody leads each log", lambda: sum(it.leading for it in [*first.status(), *second.status()]) == 3)
+    assert second.status()
+    send_again(operator)
+    assert first.ready() | second.ready() == {}
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    for engines, _ in relays:
+        for engine in engines.values():
+            engine.dispose()
