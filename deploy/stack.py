@@ -276,8 +276,10 @@ class Stack:
         return token
 
     def stop(self) -> None:
-        _at_once(lambda process: process.stop(), self.processes.values())
-        self._running.close()
+        try:
+            _at_once(lambda process: process.stop(), self.processes.values())
+        finally:
+            self._running.close()
 
     def __enter__(self) -> Self:
         return self.start()

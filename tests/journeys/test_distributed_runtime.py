@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from deploy.artifacts import PartUnavailable
 from deploy.process import PartFailed
@@ -102,6 +103,7 @@ def test_a_request_gets_its_bed_and_every_process_is_ready(stack: Stack, client:
     path = f"/api/v1/relocation-requests/{opened.body['request_id']}"
     until("a shelter is asked", lambda: client.send(ORIGIN, "GET", path).body.get("asks"))
     assert {name: reasons(process) for name, process in stack.processes.items()} == dict.fromkeys(stack.processes, "")
+    assert all(process._answers() for process in stack.processes.values())
 
 
 def test_right_after_the_acknowledgement_the_request_is_there(stack: Stack, client: Client) -> None:
@@ -194,8 +196,6 @@ def test_the_doctor_finds_nothing_wrong_and_names_what_is(stack: Stack) -> None:
 
 
 def test_a_message_that_is_none_of_ours_is_set_aside_told_and_dismissed(stack: Stack, client: Client) -> None:
-    from kafka import KafkaProducer
-
     producer = KafkaProducer(**stack.kafka.client())
     producer.send("haven.gateway", b"not an event", b"unit-1").get(timeout=30)
     producer.close()
@@ -221,21 +221,53 @@ def test_a_revoked_person_is_refused_at_once(stack: Stack, client: Client) -> No
     assert refused.status == 401
 
 
+FOLLOWED = {
+    "placement": ("placement", ("gateway", "capacity")),
+    "capacity": ("capacity", ("gateway", "placement")),
+    "gateway.read_model": ("gateway", ("gateway", "placement", "capacity")),
+}
+"""Each consumer: the schema of its memory, and the logs it follows."""
+
+
 def test_everything_sent_again_changes_nothing(stack: Stack) -> None:
-    def heads() -> list[int]:
+    def heads() -> dict[str, int]:
         with stack.administrator.connect() as connection:
-            return [
-                connection.exec_driver_sql(f"SELECT count(*) FROM {name}.events").scalar_one()
+            return {
+                name: connection.exec_driver_sql(f"SELECT count(*) FROM {name}.events").scalar_one()
                 for name in ("gateway", "placement", "capacity")
-            ]
+            }
+
+    def sent() -> dict[str, int]:
+        """Messages in each topic."""
+        found = {}
+        reader = KafkaConsumer(**stack.kafka.client(), group_id=None)
+        for name in heads():
+            topic = stack.settings.layout.topic(name)
+            places = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic)]
+            found[name] = sum(reader.end_offsets(places).values())
+        reader.close()
+        return found
+
+    def taken() -> dict[str, int]:
+        """Messages that each consumer has taken, of all it follows."""
+        with stack.administrator.connect() as connection:
+            return {
+                consumer: connection.exec_driver_sql(
+                    f"SELECT coalesce(sum(position), 0) FROM {schema}.cursors WHERE consumer = %s AND source LIKE '%%/%%'",
+                    (consumer,),
+                ).scalar_one()
+                for consumer, (schema, _) in FOLLOWED.items()
+            }
 
     stack.settle()
     stack.scale("relay", 0)
-    before = heads()
+    before, there = heads(), sent()
     assert haven(stack, "topics", "rebuild").returncode == 0
     stack.scale("relay", 1)
-    until("all are sent again", lambda: not reasons(stack.of("relay")[0]))
-    stack.settle()
+    again = {name: there[name] + count for name, count in before.items()}
+    until("all are sent again", lambda: sent() == again)
+    everything = {consumer: sum(again[name] for name in follows) for consumer, (_, follows) in FOLLOWED.items()}
+    until("everybody has taken them", lambda: taken() == everything)
     assert heads() == before
 
 
