@@ -40,7 +40,7 @@ TOKEN_SECONDS = 120.0
 """Tokens live longer; a signature wants somebody who signed in within five minutes."""
 MOST_OPEN = 15
 """Requests open at once: beyond it people finish what is there. Each of them asks shelters again and again by itself."""
-MOST_BEHIND = 400
+MOST_BEHIND = 150
 """Events that the read model may be behind: beyond it people wait, since the machine cannot do more."""
 TAPPED_TWICE = 0.1
 """Share of the requests that are sent once more under the same key though they were answered."""
@@ -140,10 +140,11 @@ class Client:
         return answer
 
     def tap_again(self, intent: Intent) -> None:
-        """Sends once more what was acknowledged: the answer must name the same commands, or be a no."""
+        """Sends once more what was acknowledged: the answer must name the same commands, unless whoever asks may not know of it
+        any more. That the key was used for something else is not true."""
         answer = self._send(intent)
-        if answer.status == 202:
-            self._journal.repeated(intent, answer.body["command_ids"])
+        if answer.status in (202, 422):
+            self._journal.repeated(intent, answer.body.get("command_ids", [""]))
 
     def _send(self, intent: Intent) -> Answer:
         headers = {"Content-Type": "application/json", "Idempotency-Key": intent.key}
@@ -252,6 +253,14 @@ class Load:
         with self._guard:
             self._open[request_id] = None
         return request_id
+
+    def tap_twice(self) -> None:
+        """One request, acknowledged and sent again under the same key. Raises NoAnswer."""
+        intent = self._open_intent(self._rng, urgent=False)
+        answer = self.client.send(intent)
+        with self._guard:
+            self._open[answer.body["request_id"]] = None
+        self.client.tap_again(intent)
 
     def close_everything(self, seconds: float) -> None:
         """People finish: whoever is on the way arrives, whoever has a bed leaves it, the rest is withdrawn. Raises NoAnswer when

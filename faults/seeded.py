@@ -31,8 +31,13 @@ def spoilt(site: Site) -> None:
     site.spoil("gateway")
 
 
+def tapped_twice(site: Site) -> None:
+    site.load.tap_twice()
+
+
 BROUGHT_OUT_BY: Mapping[str, Sequence[Strike]] = {
     "acknowledged before the commit": [partial(killed_all, "gateway")] * 2,
+    "keys forgotten": [tapped_twice] * 3,
     "cursor moved before the flush": [partial(killed_all, "relay")] * 3,
     "inbox forgets": [everything_again],
     "inbox forgets, ids are random": [everything_again],

@@ -42,9 +42,11 @@ CONSUMERS = {
     "placement": ("placement", ("gateway", "capacity")),
     "capacity": ("capacity", ("gateway", "placement")),
     "gateway.read_model": ("gateway", ("gateway", "capacity", "placement")),
-    "gateway.eraser": ("gateway", ("gateway", "capacity", "placement")),
+    "gateway.eraser": ("gateway", ("placement",)),
 }
 """Each consumer: the schema of its memory, and the logs it follows."""
+SCHEMAS = ("gateway", "placement", "capacity")
+STANDSTILL_SECONDS = 10.0
 CALM_SECONDS = 180.0
 TRIES = 6
 PATIENCE = timedelta(seconds=30 * SPEED)
@@ -106,6 +108,7 @@ def judge(site: Site, seconds: float = CALM_SECONDS) -> Verdict:
     verdict = Verdict()
     try:
         site.calm_down(seconds)
+        _until_taken(site)
     except (PartFailed, NoAnswer) as failure:
         verdict.findings.append(Finding("the runtime comes to rest", str(failure), lost=1))
     verdict.findings += [Finding("every client is answered", failure, lost=1) for failure in site.load.failures]
@@ -140,17 +143,16 @@ def _read(connection: sa.Connection) -> Snapshot:
         found = rows(f"SELECT position, record FROM {source}.events ORDER BY position")  # noqa: S608 - our own names
         logs[source] = [decode(record) for _, record in found]
         heads[source] = found[-1][0] if found else 0
-    each = ("gateway", "placement", "capacity")
     views = {unit_id: msgspec.json.decode(facts, type=UnitFacts) for unit_id, facts in rows(_VIEWS)}
     return Snapshot(
         logs=logs,
         heads=heads,
         claims={(row[0], row[1], row[2]) for row in rows("SELECT unit_id, bed, hold_id FROM capacity.bed_claims")},
         views={unit_id: (facts.free, facts.freshness) for unit_id, facts in views.items()},
-        parked=[" ".join(map(str, row)) for schema in each for row in rows(_PARKED.format(schema))],
-        dead_letters=[tuple(row) for schema in each for row in rows(_DEAD_LETTERS.format(schema))],
-        cursors={(row[0], row[1]): row[2] for schema in each for row in rows(_CURSORS.format(schema))},
-        relayed={schema: {row[0]: row[1] for row in rows(_RELAYED.format(schema))} for schema in each},
+        parked=[" ".join(map(str, row)) for schema in SCHEMAS for row in rows(_PARKED.format(schema))],
+        dead_letters=[tuple(row) for schema in SCHEMAS for row in rows(_DEAD_LETTERS.format(schema))],
+        cursors={(row[0], row[1]): row[2] for schema in SCHEMAS for row in rows(_CURSORS.format(schema))},
+        relayed={schema: {row[0]: row[1] for row in rows(_RELAYED.format(schema))} for schema in SCHEMAS},
         trail=rows("SELECT count(*) FROM gateway.trail")[0][0],
     )
 
@@ -309,13 +311,37 @@ def transport(site: Site, snapshot: Snapshot) -> Iterator[Finding]:
         at = snapshot.relayed[source].get(ids[layout.topic(source)], 0)
         if at < head:
             yield Finding("the relay is at the head of each log", f"{source}: {at} of {head}", lost=1)
-    for (topic, partition), end in site.places().items():
-        for consumer, (_, follows) in CONSUMERS.items():
-            if topic in map(layout.topic, follows):
-                at = snapshot.cursors.get((consumer, f"{ids[topic]}/{partition}"), 0)
-                if at < end:
-                    what = f"{consumer} is at {at} of {end} in {topic}/{partition}"
-                    yield Finding("every consumer is at the end of its topics", what, lost=end - at)
+    for what, left in not_taken(site, snapshot.cursors).items():
+        yield Finding("every consumer is at the end of its topics", f"{what}: {left} left", lost=left)
+
+
+def not_taken(site: Site, cursors: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """Messages that a consumer has not taken yet, by consumer and partition, where there are any."""
+    settings = site.stack.settings
+    layout = settings.layout
+    ids = topics.check(settings.broker("haven_relay"), layout)
+    left = {
+        f"{consumer} in {topic}/{partition}": end - cursors.get((consumer, f"{ids[topic]}/{partition}"), 0)
+        for (topic, partition), end in site.places().items()
+        for consumer, (_, follows) in CONSUMERS.items()
+        if topic in map(layout.topic, follows)
+    }
+    return {what: count for what, count in left.items() if count > 0}
+
+
+def _until_taken(site: Site) -> None:
+    """Returns when every consumer is at the end of its topics, or none has moved for a while: copies of old messages leave no
+    other trace."""
+    least, since = -1, time.monotonic()
+    while time.monotonic() - since < STANDSTILL_SECONDS:
+        with site.database.connect() as connection:
+            rows = [row for schema in SCHEMAS for row in connection.exec_driver_sql(_CURSORS.format(schema))]
+        left = sum(not_taken(site, {(row[0], row[1]): row[2] for row in rows}).values())
+        if not left:
+            return
+        if left < least or least < 0:
+            least, since = left, time.monotonic()
+        time.sleep(0.5)
 
 
 def rebuilt(site: Site) -> Iterator[Finding]:
