@@ -6,7 +6,8 @@ from datetime import datetime
 
 from events.envelope import Contract, Event, derived_id, system_actor
 from events.gateway import RegisterUnit, ReportCapacity
-from events.log.store import ANY_VERSION, DuplicateEvent, EventLog
+from events.log.errors import DuplicateEvent
+from events.log.store import ANY_VERSION, EventLog
 from simulation.inventory import SyntheticUnit
 
 logger = logging.getLogger(__name__)

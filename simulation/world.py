@@ -24,9 +24,10 @@ from events.envelope import Event, UnreadableEvent, encode, type_of
 from events.gateway import Command, ConfirmCapacity, RegisterUnit, ReportCapacity
 from events.log.decider import DeciderRunner
 from events.log.engines import sqlite_engine
+from events.log.errors import DuplicateEvent
 from events.log.follower import Follower
 from events.log.inbox import Consumer, Delivery
-from events.log.store import DuplicateEvent, EventLog, Writing
+from events.log.store import EventLog, Writing
 from events.vocabulary import Actor, Freshness, UnitProfile
 from reference import Reference, load
 from services.capacity.worker import CapacityWorker, bed_claims

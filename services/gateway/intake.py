@@ -16,7 +16,8 @@ import msgspec
 import sqlalchemy as sa
 
 from events.envelope import Contract, Event, derived_id
-from events.log.store import ANY_VERSION, NO_STREAM, EventLog, LogError
+from events.log.errors import LogError
+from events.log.store import ANY_VERSION, NO_STREAM, EventLog
 from events.sealing import KeyStore
 from services.gateway import problems
 from services.gateway.access import actor_of

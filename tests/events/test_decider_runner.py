@@ -13,8 +13,9 @@ from events.envelope import Contract, Event, derived_id, system_actor
 from events.gateway import RecordConsulted
 from events.log import decider as decider_module
 from events.log.decider import Context, DeciderRunner, EndlessFollowUp, TimePassed
+from events.log.errors import DuplicateEvent, NestedWrite
 from events.log.inbox import Consumer, Delivery
-from events.log.store import DuplicateEvent, EventLog, NestedWrite, Writing
+from events.log.store import EventLog, Writing
 from events.vocabulary import Role
 from tests.events.drafts import NOON, a_draft, an_event
 

@@ -87,7 +87,7 @@ def test_a_big_append_is_kept_whole(log: EventLog) -> None:
 
 @pytest.mark.parametrize(
     "says",
-    ["x" * 3_000_000, "żółć 你好 🏠 \u202e", "\x00", "{\"a\": 'b'} \\ %s %(x)s :y ? {NULL}", "\n\r\t"],
+    ["x" * 1_000_000, "żółć 你好 🏠 \u202e", "\x00", "{\"a\": 'b'} \\ %s %(x)s :y ? {NULL}", "\n\r\t"],
     ids=["large", "unicode", "NUL", "quotes", "control"],
 )
 def test_any_text_survives(log: EventLog, says: str) -> None:

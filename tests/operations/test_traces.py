@@ -20,7 +20,8 @@ from prometheus_client import CollectorRegistry, Counter
 from events.capacity import HoldPlaced
 from events.envelope import Event, encode, type_of
 from events.kafka.wire import to_message
-from events.log.store import Exact, StreamConflict
+from events.log.errors import StreamConflict
+from events.log.store import Exact
 from events.placement import AskExpired, ShelterAsked
 from events.trace_context import span_id, trace_id, traceparent
 from services.operations.tracing import BadEndpoint, Outbox, Tracer, configure_tracing, trace_headers

@@ -25,8 +25,9 @@ from events.envelope import Event, wire_name
 from events.gateway import KeyDestroyed, OpenRelocationRequest
 from events.key_file import KeyEncryptionKeys
 from events.log.engines import is_database_trouble, postgresql_engine
+from events.log.errors import LogError
 from events.log.inbox import Consumer, Delivery, ParkReason
-from events.log.store import ANY_VERSION, NO_STREAM, EventLog, Expected, LogError, Writing
+from events.log.store import ANY_VERSION, NO_STREAM, EventLog, Expected, Writing
 from events.placement import HouseholdErased
 from events.sealing import KeyStore
 from services.gateway.erasure import Eraser

@@ -25,7 +25,7 @@ from deploy.parts import PostgreSQL
 from deploy.postgresql import ROLES as ROLES_FILE
 from deploy.postgresql import prepare
 from events.log.engines import postgresql_engine
-from events.log.store import LogError
+from events.log.errors import LogError
 from services.migrate import ROLES, migrate
 from tests.events.drafts import a_draft
 from tests.real.postgresql_database import PASSWORDS, Database, a_database
