@@ -5,7 +5,6 @@ brings the demo sign-in, for this machine only.
 """
 
 import logging
-import threading
 from uuid import uuid4
 
 from events.key_file import load_key_file
@@ -23,6 +22,7 @@ from services.gateway.intake import Intake
 from services.gateway.read_model import ReadModel
 from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
+from services.housekeeping import keep_house
 from services.migrate import latest
 from services.node import demo_accounts
 from services.operated import Threads
@@ -32,7 +32,6 @@ from simulation.inventory import synthetic_inventory
 logger = logging.getLogger(__name__)
 
 ROLE = "haven_gateway"
-HOUSEKEEPING_SECONDS = 3600.0
 
 
 class GatewayProcess:
@@ -83,7 +82,8 @@ class GatewayProcess:
         self.log.listeners.append(announcer)
         engine = self.log.engine
         self.threads.start("hints", lambda stop: pass_on(engine, READ_MODEL, [somebody_else_moved], stop))
-        self.threads.start("housekeeping", self._keep_house)
+        chores = (lambda: self.gateway.intake.forget_old_keys(self.clock()), self._identity.store.forget_expired)
+        self.threads.start("housekeeping", lambda stop: keep_house(chores, stop))
 
     def stop(self) -> None:
         self.threads.join()
@@ -98,11 +98,3 @@ class GatewayProcess:
         if unready := self._identity.unready():
             reasons["sign-in"] = unready
         return reasons
-
-    def _keep_house(self, stop: threading.Event) -> None:
-        while not stop.wait(HOUSEKEEPING_SECONDS):
-            try:
-                self.gateway.intake.forget_old_keys(self.clock())
-                self._identity.store.forget_expired()
-            except Exception as failure:  # noqa: BLE001 - the next hour may find the database again
-                logger.warning("housekeeping failed error=%s", type(failure).__name__)

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,13 +37,13 @@ from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
 from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
+from services.housekeeping import keep_house
 from services.placement.worker import PlacementWorker
 from services.seeding import seed
 from simulation.inventory import SyntheticUnit, synthetic_inventory
 
 logger = logging.getLogger(__name__)
 
-HOUSEKEEPING_EVERY = timedelta(hours=1)
 READY_LAG = 1000
 """Events the read model may be behind before the node says it is not ready."""
 
@@ -155,7 +155,10 @@ class Node:
             threading.Thread(target=follower.run, args=(self._stop,), name=follower.consumer.name, daemon=True)
             for follower in self.core.followers
         ]
-        self._threads.append(threading.Thread(target=self._keep_house, name="housekeeping", daemon=True))
+        chores = (lambda: self.core.intake.forget_old_keys(self.clock()), self._token_store.forget_expired)
+        self._threads.append(
+            threading.Thread(target=keep_house, args=(chores, self._stop), name="housekeeping", daemon=True)
+        )
 
     def start(self) -> None:
         """Seeds a new data directory and starts the services."""
@@ -214,11 +217,6 @@ class Node:
             set_aside=set_aside_in_node(self.core.consumers),
         )
         return create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
-
-    def _keep_house(self) -> None:
-        while not self._stop.wait(HOUSEKEEPING_EVERY.total_seconds()):
-            self.core.intake.forget_old_keys(self.clock())
-            self._token_store.forget_expired()
 
 
 def demo_accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:

@@ -20,9 +20,9 @@ BEGIN
         SELECT * FROM (VALUES
             ('haven_migrator',   '',         4,  '0',   '4s',  '60s'), -- owns every table, and is no superuser
             ('haven_gateway',    'gateway',  120, '5s', '4s',  '10s'), -- HTTP: appends to the gateway's log, reads what may be seen
-            ('haven_projection', 'gateway',  40, '5s',  '4s',  '10s'), -- writes what is seen; says that a key was destroyed
-            ('haven_placement',  'placement', 40, '5s', '4s',  '10s'),
-            ('haven_capacity',   'capacity', 40, '5s',  '4s',  '10s'),
+            ('haven_projection', 'gateway',  60, '5s',  '4s',  '10s'), -- writes what is seen; says that a key was destroyed
+            ('haven_placement',  'placement', 60, '5s', '4s',  '10s'),
+            ('haven_capacity',   'capacity', 60, '5s',  '4s',  '10s'),
             ('haven_relay',      '',         24, '5s',  '4s',  '10s'), -- reads the three logs, keeps how far it published
             ('haven_auditor',    'gateway',  8,  '60s', '4s',  '60s'), -- reads the trail and the logs, opens no sealed field
             ('haven_eraser',     'keys',     8,  '5s',  '4s',  '10s')  -- the only one that may destroy a key

@@ -35,6 +35,7 @@ from events.log.hints import listen, log_channel, wait_for_hint
 logger = logging.getLogger(__name__)
 
 BATCH = 500
+BATCH_BYTES = 4 << 20
 POLL_SECONDS = 0.25
 PAUSE_SECONDS = 0.5
 LOOK_AT_TOPICS_SECONDS = 2.0
@@ -171,6 +172,16 @@ def send_again(engines: Mapping[str, sa.Engine]) -> None:
             connection.execute(_FORGET)
 
 
+def _within_bytes(rows: Sequence[sa.Row[Any]]) -> Sequence[sa.Row[Any]]:
+    """As many of the rows as can be acknowledged in time, one at the least: a batch that is too large would be sent for ever."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += len(row.record)
+        if size > BATCH_BYTES and number:
+            return rows[:number]
+    return rows
+
+
 class _Leader:
     """Publishes one log while it holds the log's relay lock; waits for the lock while another has it."""
 
@@ -221,26 +232,28 @@ class _Leader:
         self.status.leading = True
         logger.info("leads source=%s", self.status.source)
         while not stop.is_set():
-            sent = self._send_next(connection) if self._topic_id() else 0
+            more = self._send_next(connection) if self._topic_id() else False
             self._tell_of_dead_letters(connection)
             self.status.problem = ""
-            if sent < BATCH:
+            if not more:
                 wait_for_hint(connection, POLL_SECONDS)
 
-    def _send_next(self, connection: sa.Connection) -> int:
+    def _send_next(self, connection: sa.Connection) -> bool:
+        """Sends one batch, if there is one; whether more may wait behind it."""
         topic_id = self._topic_id()
         cursor = connection.execute(_CURSOR, {"topic": topic_id}).first()
         position = cursor.position if cursor else 0
         # Under the lock this log has one reader, and a log that was restored from a backup is another log.
         if cursor and connection.scalar(_ID_AT, {"position": position}) != cursor.event_id:
             raise SourceWentBack(self.status.source, position)
-        rows = connection.execute(_READ, {"after": position, "limit": BATCH}).all()
+        found = connection.execute(_READ, {"after": position, "limit": BATCH}).all()
+        rows = _within_bytes(found)
         if rows:
             self._send(connection, [self._message(row.record) for row in rows])
             self._move(connection, topic_id, cursor, rows[-1].position, rows[-1].id)
             self.status.sent_total += len(rows)
             self.status.last_sent_at = datetime.now(UTC)
-        return len(rows)
+        return len(rows) < len(found) or len(found) == BATCH
 
     def _move(
         self, connection: sa.Connection, topic_id: str, before: sa.Row[Any] | None, position: int, event_id: str

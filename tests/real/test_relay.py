@@ -543,3 +543,21 @@ def test_two_relays_that_are_watched_leave_the_operator_connections(
     for engines, _ in relays:
         for engine in engines.values():
             engine.dispose()
+
+
+def test_a_batch_is_bounded_in_bytes_and_still_moves(
+    database: Database, log: EventLog, broker: Broker, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "BATCH_BYTES", 100)  # less than one event
+    sizes: list[int] = []
+    send = relay._Leader._send
+    monkeypatch.setattr(
+        relay._Leader,
+        "_send",
+        lambda self, connection, messages: (sizes.append(len(messages)), send(self, connection, messages)),
+    )
+    log.append(drafts(5))
+    with a_relay(database, broker, layout) as running:
+        until("all are published", lambda: running.status.position == log.head())
+    assert sizes == [1] * 5
+    assert ids(published(broker, layout.topic(SOURCE))) == [event.id for _, event in log.read_all()]
