@@ -92,14 +92,7 @@ def _around_the_relay(crash: CrashFile) -> None:
 
     around(_Leader, "_send", crash, before=Point.BEFORE_PRODUCE, after=Point.BEFORE_CURSOR_MOVE)
     around(_Leader, "_wait_until_acknowledged", crash, before=Point.BEFORE_FLUSH)
-    send_next = _Leader._send_next
-
-    def dying_send_next(leader: _Leader, connection: Any) -> int:
-        if sent := send_next(leader, connection):
-            crash.passed(Point.AFTER_CURSOR_MOVE)
-        return sent
-
-    _Leader._send_next = dying_send_next  # type: ignore[method-assign,assignment]
+    around(_Leader, "_move", crash, after=Point.AFTER_CURSOR_MOVE)
 
 
 def _around_a_worker(crash: CrashFile) -> None:
