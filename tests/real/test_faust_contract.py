@@ -13,6 +13,7 @@ import faust
 import pytest
 from kafka.admin import KafkaAdminClient
 
+from events.kafka import worker
 from events.kafka.connection import Broker
 from events.kafka.receiver import Receiver, Stopping
 from events.kafka.wire import Message
@@ -23,6 +24,11 @@ from tests.real.kafka_worker import World
 pytestmark = pytest.mark.real
 
 
+class _EveryTopic(dict[str, str]):
+    def __contains__(self, _topic: object) -> bool:
+        return True
+
+
 class Taker(Receiver):
     """Stands where a receiver stands: writes down what it is given, and does about it what the test wants."""
 
@@ -30,6 +36,7 @@ class Taker(Receiver):
         self.stopping = threading.Event()
         self.taken: list[Message] = []
         self.does = does
+        self.topic_ids = _EveryTopic()
 
     def receive(self, message: Message) -> None:
         self.does(message)
@@ -400,3 +407,11 @@ def test_a_worker_told_to_stop_while_the_broker_is_away_stops(rig: Rig) -> None:
         return await asyncio.wait_for(working, 10)
 
     assert asyncio.run(test()) in {0, EXIT_UNEXPECTED}
+
+
+def test_a_receiver_is_brought_the_topics_it_follows_and_no_others() -> None:
+    follows, does_not = Taker(), Taker()
+    does_not.topic_ids = {"haven.placement": "id"}
+    message = Message(topic="haven.gateway", key=b"unit-1", headers={}, body=b"{}", partition=0, offset=0)
+    worker._receive([follows, does_not], message)
+    assert (follows.taken, does_not.taken) == ([message], [])
