@@ -54,7 +54,7 @@ TIMER_SECONDS = 0.25
 READY_LAG = 1000
 """Messages a consumer may be behind before its process says that it is not ready."""
 
-PassTime = Callable[[datetime], bool]
+LetTimePass = Callable[[datetime], bool]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Work:
     consumers: tuple[tuple[Consumer, tuple[str, ...]], ...]
     """Each with the services whose logs it follows."""
     channel: str
-    pass_time: PassTime | None = None
+    pass_time: LetTimePass | None = None
 
 
 def placement_work(settings: Settings, clock: Clock) -> Work:
