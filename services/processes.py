@@ -241,7 +241,7 @@ class RelayProcess:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.threads = Threads()
+        self._stop = threading.Event()
         name = f"{settings.kafka_prefix}.relay.{settings.worker}"
         broker = settings.broker("haven_relay")
         self._engines = relay_engines(settings)
@@ -250,8 +250,8 @@ class RelayProcess:
     def run(self, watch: Watch) -> int:
         """Publishes until SIGTERM or SIGINT; the exit status."""
         watch_relay(watch.metrics, self.relay)
-        with _told_to_stop(self.threads.stop):
-            self.relay.run(self.threads.stop)
+        with _told_to_stop(self._stop):
+            self.relay.run(self._stop)
         return 0
 
     def ready(self) -> dict[str, str]:

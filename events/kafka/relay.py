@@ -101,20 +101,12 @@ class Relay:
         client_id: str,
         headers: Callable[[str], Mapping[str, str]] = lambda _record: {},
     ) -> None:
-        self._broker = broker
-        self._layout = layout
+        self.broker = broker
+        self.layout = layout
         self.topic_ids: dict[str, str] = {}
         self.problem = "has not looked at the topics yet"
         self._leaders = [_Leader(self, source, engine, client_id, headers) for source, engine in engines.items()]
         self._threads: list[threading.Thread] = []
-
-    @property
-    def broker(self) -> Broker:
-        return self._broker
-
-    @property
-    def layout(self) -> Layout:
-        return self._layout
 
     def run(self, stop: threading.Event) -> None:
         """Publishes until `stop` is set, and then waits no longer than a batch may take, whatever does not answer."""
@@ -153,7 +145,7 @@ class Relay:
 
     def _look_at_topics(self) -> None:
         try:
-            found = topics.check(self._broker, self._layout)
+            found = topics.check(self.broker, self.layout)
         except BrokerProblem as problem:
             self.problem = str(problem)
             logger.warning("topics cannot be used error=%s", type(problem).__name__)
