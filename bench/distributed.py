@@ -39,8 +39,9 @@ BACKLOG = 300
 HISTORIES = (1_000, 100_000, 1_000_000)
 SENDERS = 16
 PATIENCE = 120.0
-BEDS = 100
-COPIES = 8
+BEDS = 200
+COPIES = 4
+"""As many units fit a request as there are in all the Benelux, and each has more beds than any has: none may run out."""
 WHO = "be-police-antwerp-1"
 
 
@@ -223,6 +224,7 @@ class Held:
 
     stack: Stack
     _moments: dict[str, float] = field(default_factory=dict)
+    _moved: threading.Condition = field(default_factory=threading.Condition)
     _local: threading.local = field(default_factory=threading.local)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -272,10 +274,8 @@ class Held:
             time.sleep(0.1)
 
     def _held(self, request_id: str) -> float:
-        ends = time.monotonic() + PATIENCE
-        while request_id not in self._moments:
-            assert time.monotonic() < ends, f"no bed for {request_id}"
-            time.sleep(0.0005)
+        with self._moved:
+            assert self._moved.wait_for(lambda: request_id in self._moments, PATIENCE), f"no bed for {request_id}"
         return self._moments[request_id]
 
     def _connection(self) -> HTTPConnection:
@@ -308,9 +308,11 @@ class Held:
                 ).fetchall()
                 now = time.perf_counter()
                 position = found[-1][0] if found else position
-                for _, request_id, kind in found:
-                    if kind == "capacity.hold.placed.v1":
-                        self._moments.setdefault(request_id, now)
+                with self._moved:
+                    for _, request_id, kind in found:
+                        if kind == "capacity.hold.placed.v1":
+                            self._moments.setdefault(request_id, now)
+                    self._moved.notify_all()
 
 
 # The raw hops
@@ -325,6 +327,7 @@ class RawHops:
         self._topics = (f"{prefix}.1", f"{prefix}.2")
         self._bootstrap = bootstrap
         self._arrived: dict[str, float] = {}
+        self._moved = threading.Condition()
         self._stop = threading.Event()
         self._producers = [self._producer() for _ in range(3)]
         ready = [threading.Event(), threading.Event()]
@@ -363,10 +366,8 @@ class RawHops:
             producer.close(timeout=1)
 
     def _wait(self, key: str) -> float:
-        ends = time.monotonic() + PATIENCE
-        while key not in self._arrived:
-            assert time.monotonic() < ends
-            time.sleep(0.0005)
+        with self._moved:
+            assert self._moved.wait_for(lambda: key in self._arrived, PATIENCE)
         return self._arrived[key]
 
     def _consume(self, number: int, ready: threading.Event) -> None:
@@ -390,13 +391,18 @@ class RawHops:
 
     def _take(self, number: int, key: str) -> None:
         if key.startswith("message-"):
-            self._arrived[key] = time.perf_counter()
+            self._note(key)
             return
         self.insert(f"{key}-{number}")
         if number == 0:
             self._send(self._producers[1], self._topics[1], key)
         else:
+            self._note(key)
+
+    def _note(self, key: str) -> None:
+        with self._moved:
             self._arrived[key] = time.perf_counter()
+            self._moved.notify_all()
 
     def _producer(self) -> Any:
         return KafkaProducer(bootstrap_servers=self._bootstrap, acks="all", linger_ms=0)

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m faults", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", default="short", help="short, full, or the most runs of each fault (default: short)")
     parser.add_argument("--only", default="", help="only faults whose name contains this; several separated by commas")
+    parser.add_argument("--together", action="store_true", help="all of them at once, on one installation")
+    parser.add_argument("--add", action="store_true", help="count what is done to what the result's file has already")
     parser.add_argument("--seeded", action="store_true", help="instead: put bugs in on purpose, each must be caught")
     parser.add_argument("--seed", type=int, default=1, help="of what people do and of what is broken when")
     parser.add_argument("--rate", type=float, default=RATE, help="requests a second that people want to make")
@@ -37,13 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.seeded:
         return seeded(chosen.only, chosen.seed, say)
     say(*HEADINGS)
-    rows: list[Row] = []
-    for row in run(wanted(chosen.runs, chosen.only), chosen.seed, chosen.rate, apart=chosen.runs == "full"):
-        rows.append(row)
+    known = msgspec.json.decode(chosen.result.read_bytes(), type=list[Row]) if chosen.add else []
+    rows = {row.fault: row for row in known}
+    apart = chosen.runs == "full"
+    clean = []
+    for row in run(wanted(chosen.runs, chosen.only), chosen.seed, chosen.rate, apart=apart, together=chosen.together):
         say(*line(row))
+        clean.append(row.clean)
+        if row.fault in rows:
+            rows[row.fault].add(row)
+        else:
+            rows[row.fault] = row
         chosen.result.parent.mkdir(exist_ok=True)
-        chosen.result.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(row) for row in rows])) + b"\n")
-    return 0 if rows and all(row.clean for row in rows) else 1
+        said = msgspec.json.encode([asdict(row) for row in rows.values()])
+        chosen.result.write_bytes(msgspec.json.format(said) + b"\n")
+    return 0 if clean and all(clean) else 1
 
 
 def wanted(runs: str, only: str) -> list[tuple[Fault, int]]:
@@ -63,13 +73,18 @@ def wanted(runs: str, only: str) -> list[tuple[Fault, int]]:
     return [(fault, count) for fault, count in chosen if count]
 
 
-def run(faults: Sequence[tuple[Fault, int]], seed: int, rate: float, *, apart: bool) -> Iterator[Row]:
-    """One row for each fault; `apart`: each on an installation of its own."""
+def run(
+    faults: Sequence[tuple[Fault, int]], seed: int, rate: float, *, apart: bool = False, together: bool = False
+) -> Iterator[Row]:
+    """One row for each fault; `apart`: each on an installation of its own; `together`: all at the same time."""
     for group in [[one] for one in faults] if apart else [list(faults)]:
         place = folder()
         try:
             with Site(place, seed=seed, rate=rate, counts=COUNTS) as site:
                 campaign = Campaign(site)
+                if together:
+                    yield from campaign.run_together(group)
+                    continue
                 for fault, runs in group:
                     yield campaign.run(fault, runs)
         finally:

@@ -135,8 +135,8 @@ def cursor_before_flush() -> None:
         if messages[0].topic == leader._topic:
             event_id = messages[-1].headers["ce_id"].decode()
             position = connection.scalar(sa.text("SELECT position FROM events WHERE id = :id"), {"id": event_id})
-            cursor = connection.execute(relay._CURSOR, {"topic": leader._topic_id()}).first()
-            leader._move(connection, leader._topic_id(), cursor, position, event_id)
+            before = connection.execute(relay._NEXT, {"topic": leader._topic_id(), "limit": 1}).one().before
+            leader._move(connection, leader._topic_id(), before, position, event_id)
             time.sleep(0.4)
         send(leader, connection, messages)
 
@@ -168,11 +168,12 @@ def exception_swallowed() -> None:
 def inbox_forgets() -> None:
     """A consumer handles whatever comes, also what it has handled."""
 
-    def take(consumer: Consumer, tx: Any, incoming: Any) -> Delivery:
-        consumer._handle(tx, incoming)
+    def take(consumer: Consumer, tx: Any, memory: Any, incoming: Any) -> Delivery:
+        consumer.handle(tx, incoming)
+        memory.handled(incoming)
         return Delivery.HANDLED
 
-    change(Consumer, "take", take)
+    change(Consumer, "_take", take)
 
 
 def inbox_forgets_and_ids_are_random() -> None:
@@ -183,15 +184,15 @@ def inbox_forgets_and_ids_are_random() -> None:
 
 def remembered_before_handled() -> None:
     """That an event was handled is committed by itself, before its effects are."""
-    handle = Consumer._handle
+    take = Consumer._take
 
-    def in_two_transactions(consumer: Consumer, tx: Any, event: Any) -> None:
-        memory = consumer._key(event.source, event.stream) | {"version": event.version, "event_id": event.id}
+    def in_two_transactions(consumer: Consumer, tx: Any, memory: Any, incoming: Any) -> Delivery:
+        known = consumer._key(incoming.source, incoming.stream)
         with consumer.log.engine.begin() as connection:
-            connection.execute(REMEMBER, memory)
-        handle(consumer, tx, event)
+            connection.execute(REMEMBER, known | {"version": incoming.version, "event_id": incoming.id})
+        return take(consumer, tx, memory, incoming)
 
-    change(Consumer, "_handle", in_two_transactions)
+    change(Consumer, "_take", in_two_transactions)
 
 
 def _never_sweeps() -> None:
@@ -206,9 +207,8 @@ def skipped_and_not_swept() -> None:
 
     receive = worker._receive
 
-    def forgetful(receivers: Any, message: Any) -> None:
-        if not one_in(15, message.headers["ce_id"].decode()):
-            receive(receivers, message)
+    def forgetful(receivers: Any, messages: Any) -> None:
+        receive(receivers, [it for it in messages if not one_in(15, it.headers["ce_id"].decode())])
 
     change(worker, "_receive", forgetful)
     _never_sweeps()
@@ -224,9 +224,9 @@ def acknowledged_to_kafka_before_the_commit() -> None:
         event.ack()
         return message_of(event)
 
-    def slow(receivers: Any, message: Any) -> None:
+    def slow(receivers: Any, messages: Any) -> None:
         time.sleep(0.5)
-        receive(receivers, message)
+        receive(receivers, messages)
 
     change(worker, "_message", hasty)
     change(worker, "_receive", slow)

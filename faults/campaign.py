@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Row:
     doubled: int = 0
     recovery_p50_s: float | None = None
     recovery_p99_s: float | None = None
+    recovery_s: list[float] = field(default_factory=list)
     not_recovered: int = 0
     acknowledged: int = 0
     requests_per_second: float = 0.0
@@ -38,6 +40,27 @@ class Row:
     checks: list[str] = field(default_factory=list)
     """Checks of the verdict that found something."""
     note: str = ""
+    with_others: bool = False
+    """Done while others were done: what was lost or doubled is counted in each row, and may be of any of them."""
+
+    def add(self, more: "Row") -> None:
+        """Counts the same fault, done again on another installation, into this row."""
+        self.runs += more.runs
+        self.lost += more.lost
+        self.doubled += more.doubled
+        self.not_recovered += more.not_recovered
+        self.acknowledged += more.acknowledged
+        self.not_reached += more.not_reached
+        self.requests_per_second = min(self.requests_per_second, more.requests_per_second)
+        self.restarts = dict(Counter(self.restarts) + Counter(more.restarts))
+        self.checks = list(dict.fromkeys(self.checks + more.checks))
+        self.note = "; ".join(note for note in (self.note, more.note) if note)
+        self.with_others |= more.with_others
+        self.recovered(self.recovery_s + more.recovery_s)
+
+    def recovered(self, seconds: list[float]) -> None:
+        self.recovery_s = [round(one, 2) for one in seconds]
+        self.recovery_p50_s, self.recovery_p99_s = (percentile(seconds, share) for share in (0.5, 0.99))
 
     @property
     def clean(self) -> bool:
@@ -59,7 +82,13 @@ class Campaign:
         self._known: set[Finding] = set()
 
     def run(self, fault: Fault, runs: int) -> Row:
-        site, row = self.site, Row(fault.name)
+        """One fault, so many times."""
+        [row] = self.run_together([(fault, runs)])
+        return row
+
+    def run_together(self, faults: Sequence[tuple[Fault, int]]) -> list[Row]:
+        """Several at once, each so many times. How long each was felt cannot be told then: another was felt meanwhile."""
+        site, rows = self.site, [Row(fault.name, with_others=len(faults) > 1) for fault, _ in faults]
         site.recovery = Recovery()
         before, restarts, acknowledged = (
             Counter(site.client.counts),
@@ -70,24 +99,34 @@ class Campaign:
         site.load.start()
         try:
             time.sleep(WARM_UP_SECONDS)
-            for _ in range(runs):
-                self._strike(fault, row)
-                time.sleep(site.rng.random() / 2)
+            with ThreadPoolExecutor(len(faults)) as strikers:
+                for done in [
+                    strikers.submit(self._strike_again_and_again, fault, runs, row)
+                    for (fault, runs), row in zip(faults, rows, strict=True)
+                ]:
+                    done.result()
         finally:
             site.load.stop()
         seconds = time.monotonic() - begun
         verdict = judge(site)
         fresh = [finding for finding in verdict.findings if finding not in self._known]
         self._known |= set(fresh)
-        row.lost, row.doubled = sum(it.lost for it in fresh), sum(it.doubled for it in fresh)
-        row.checks = list(dict.fromkeys(it.check for it in fresh))
-        row.note = "; ".join(f"{it.check}: {it.detail}" for it in fresh)[:2000]
-        row.acknowledged = verdict.acknowledged - acknowledged
-        row.requests_per_second = round((site.client.counts - before)["answers"] / seconds, 1)
-        row.recovery_p50_s, row.recovery_p99_s = (percentile(site.recovery.seconds, share) for share in (0.5, 0.99))
-        row.not_recovered = site.recovery.never
-        row.restarts = dict(site.ended_by_themselves - restarts)
-        return row
+        for row in rows:
+            row.lost, row.doubled = sum(it.lost for it in fresh), sum(it.doubled for it in fresh)
+            row.checks = list(dict.fromkeys(it.check for it in fresh))
+            row.note = "; ".join(f"{it.check}: {it.detail}" for it in fresh)[:2000]
+            row.acknowledged = verdict.acknowledged - acknowledged
+            row.requests_per_second = round((site.client.counts - before)["answers"] / seconds, 1)
+            row.not_recovered = site.recovery.never
+            row.restarts = dict(site.ended_by_themselves - restarts)
+            if not row.with_others:
+                row.recovered(site.recovery.seconds)
+        return rows
+
+    def _strike_again_and_again(self, fault: Fault, runs: int, row: Row) -> None:
+        for _ in range(runs):
+            self._strike(fault, row)
+            time.sleep(self.site.rng.random() / 2)
 
     def _strike(self, fault: Fault, row: Row) -> None:
         for _ in range(TRIES):

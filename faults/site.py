@@ -112,7 +112,7 @@ class Site:
         # Autocommit and no pool, like the administrator's, but many may look at once.
         self.database = sa.create_engine(
             self.stack.administrator.url,
-            pool_size=4,
+            pool_size=12,
             pool_pre_ping=True,
             isolation_level="AUTOCOMMIT",
             connect_args={"connect_timeout": 3},

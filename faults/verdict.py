@@ -30,7 +30,7 @@ from faults.site import SPEED, Site
 from reference import load
 from services.capacity.domain.unit import UnitDecider
 from services.clock import clock_of
-from services.gateway.projection import Projection
+from services.gateway.projection import Projection, projection_log
 from services.migrate import latest
 from services.placement.domain.matching import UnitFacts
 from services.placement.domain.relocation_request import RelocationRequestDecider
@@ -356,7 +356,7 @@ def rebuilt(site: Site) -> Iterator[Finding]:
                 held.enter_context(site.in_hand(worker))
                 held.callback(worker.resume)
                 worker.pause()
-        projection = Projection(EventLog(postgresql_engine(url, answer_within=None), "gateway", latest()))
+        projection = Projection(projection_log(postgresql_engine(url, answer_within=None), latest()))
         projection.catch_up(logs)
         with site.database.connect() as connection:
             places = connection.execute(_PLACES_OF_READ_MODEL).all()

@@ -149,11 +149,12 @@ def _logs_of_node(settings: Settings) -> tuple[EventLog, dict[str, EventLog]]:
 
 def _logs_on_postgresql(settings: Settings) -> tuple[EventLog, dict[str, EventLog]]:
     from events.log.engines import postgresql_engine
+    from services.gateway.projection import projection_log
     from services.migrate import latest
 
     url = settings.database_url("haven_projection")
     logs = {name: EventLog(postgresql_engine(url, name), name) for name in LOGS}
-    return EventLog(postgresql_engine(url), "gateway", latest()), logs
+    return projection_log(postgresql_engine(url), latest()), logs
 
 
 @app.command()

@@ -37,7 +37,7 @@ from services.capacity.worker import CapacityWorker
 from services.clock import Clock, clock_of
 from services.config import Settings
 from services.gateway.erasure import Eraser
-from services.gateway.projection import Projection
+from services.gateway.projection import Projection, projection_log
 from services.migrate import latest
 from services.operated import Threads, Watch
 from services.operations.case_metrics import watch_read_model
@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 TIMER_SECONDS = 0.25
+SETTLE_SECONDS = 0.05
+"""After a commit, before the timers are looked at: many commits are one look."""
 READY_LAG = 1000
 """Messages a consumer may be behind before its process says that it is not ready."""
 
@@ -82,7 +84,7 @@ def capacity_work(settings: Settings, clock: Clock) -> Work:
 
 def projection_work(settings: Settings, _clock: Clock) -> Work:
     """The read model, and the destruction of keys, under two roles: it sees every row, and opens none."""
-    log = _log(settings, "gateway", "haven_projection")
+    log = projection_log(postgresql_engine(settings.database_url("haven_projection")), latest())
     # Without the keys that wrap: who destroys need not be able to open.
     keys = KeyStore(key_store_engine(settings.database_url("haven_eraser")), KeyEncryptionKeys({}))
     consumers = ((Projection(log).consumer, SOURCES), (Eraser(log, keys).consumer, ("placement",)))
@@ -162,7 +164,10 @@ class Worker:
         for consumer, _ in self.work.consumers:
             watch.consumer(consumer)
         announcer = Announcer(self.work.log.engine, self.work.channel)
-        self.work.log.listeners.append(announcer)
+        if self.work.channel == READ_MODEL:
+            self.work.log.listeners.append(announcer)
+        else:  # who waits for a log need not hear of commits that add nothing to it
+            self.work.log.observers.append(lambda _events: announcer())
         self.threads.start("announcer", announcer.run)
         if self.work.pass_time is not None:
             self.threads.start("timers", self._let_time_pass)  # a hold expires also while no broker is there
@@ -217,9 +222,9 @@ class Worker:
                 logger.warning("timers failed client=%s error=%s", self.group, type(failure).__name__)
                 stop.wait(1.0)
                 continue
-            if not busy:
-                moved.wait(TIMER_SECONDS)
-                moved.clear()
+            if not busy and moved.wait(TIMER_SECONDS):
+                stop.wait(SETTLE_SECONDS)
+            moved.clear()
 
     async def _bring(self) -> int:
         assert self.work is not None

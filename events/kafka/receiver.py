@@ -9,7 +9,7 @@ beyond the cursor is taken all the same and leaves the cursor where it is; the s
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,6 +50,22 @@ class AtWork:
     offset: int
 
 
+class _AtHand:
+    """Where the events that are being taken came from."""
+
+    def __init__(self) -> None:
+        self._offsets: dict[str, int] = {}
+        self._places: dict[tuple[str, str], Place] = {}
+
+    def add(self, incoming: Incoming, place: Place, offset: int) -> None:
+        self._offsets.setdefault(incoming.id, offset)
+        self._places[incoming.source, incoming.stream] = place
+
+    def where(self, incoming: Incoming) -> tuple[Place, int]:
+        """The partition, and the offset: -1 for what came earlier and had to wait."""
+        return self._places[incoming.source, incoming.stream], self._offsets.get(incoming.id, -1)
+
+
 class Receiver:
     """Takes the messages of the topics one consumer follows. Safe for use from several threads and processes at once: the
     write transaction of the consumer's log lets one in at a time."""
@@ -65,21 +81,21 @@ class Receiver:
         self._clock = clock
         self._known: dict[str, int] = {}
         # Both change only inside the write transaction.
-        self._at_hand: tuple[Place, int, str] = (("", 0), -1, "")
+        self._at_hand = _AtHand()
         self._hanging: frozenset[str] = frozenset()
         self._handle = consumer.handle
         consumer.handle = self._watched
         consumer.on_parked = self._write_down
 
-    def receive(self, message: Message) -> None:
-        """Takes one message, however long the database keeps it waiting. Never raises for what the message is or does: that
-        becomes a dead letter. Raises Stopping when the process ends meanwhile."""
-        if message.offset < self._known.get(self._key((message.topic, message.partition)), 0):
-            return  # a group that forgot its offsets starts at the first message; if this is wrong, the sweep finds out
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Takes what is waiting, in its order, however long the database keeps it waiting. Never raises for what a message is
+        or does: that becomes a dead letter. Raises Stopping when the process ends meanwhile."""
+        # A group that forgot its offsets starts at the first message; if this is wrong, the sweep finds out.
+        waiting = [it for it in messages if it.offset >= self._known.get(self._key((it.topic, it.partition)), 0)]
         pause, tries = FIRST_PAUSE_SECONDS, 0
-        while not self.stopping.is_set():
+        while waiting and not self.stopping.is_set():
             try:
-                self.take([message], set_aside=tries >= TRIES)
+                self.take(waiting, set_aside=tries >= TRIES)
                 self.problem = ""
                 return
             except Exception as failure:
@@ -89,18 +105,23 @@ class Receiver:
                 logger.warning(
                     "waiting consumer=%s topic=%s partition=%d offset=%d error=%s",
                     self.consumer.name,
-                    message.topic,
-                    message.partition,
-                    message.offset,
+                    waiting[0].topic,
+                    waiting[0].partition,
+                    waiting[0].offset,
                     self.problem,
                 )
             self.stopping.wait(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        raise Stopping
+            if len(waiting) > 1:  # one of them may be what the trouble is about
+                for message in waiting:
+                    self.receive([message])
+                return
+        if waiting:
+            raise Stopping
 
     def take(self, messages: Sequence[Message], *, set_aside: bool = False) -> None:
-        """Takes a run of messages of one partition in one transaction or, when one of them fails, one by one. Raises only
-        for trouble of the database, with nothing changed.
+        """Takes a run of messages, of each partition in its order, in one transaction or, when one of them fails, one by one.
+        Raises only for trouble of the database, with nothing changed.
 
         `set_aside` is for what met trouble again and again: if the database is well enough to write that down, it is the
         handler whose statements always run out of time."""
@@ -119,10 +140,12 @@ class Receiver:
         """The offset up to which everything of a partition was taken, whichever process took it."""
         return self.consumer.position(self._key(place))
 
-    def learn_position(self, place: Place) -> int:
-        """The same, and remembers it: what lies before it need not be taken again when somebody brings it."""
-        self._known[self._key(place)] = position = self.position(place)
-        return position
+    def learn_positions(self, places: Iterable[Place]) -> dict[Place, int]:
+        """The same of those it follows, and remembers them: what lies before need not be taken again when somebody brings it."""
+        positions = self.consumer.positions()
+        learnt = {place: positions.get(self._key(place), 0) for place in places if place[0] in self.topic_ids}
+        self._known.update((self._key(place), position) for place, position in learnt.items())
+        return learnt
 
     def catch_up(self, history: History, place: Place, end: int) -> int:
         """Takes what nobody has taken before offset `end`, asking before each batch how far others have come; how many
@@ -141,7 +164,7 @@ class Receiver:
             except Exception as failure:
                 if not is_database_trouble(failure):
                     raise
-                self.receive(batch[0])  # waits for the database
+                self.receive(batch[:1])  # waits for the database
         return taken
 
     def stands_in(self, history: History, place: Place, end: int) -> bool:
@@ -235,22 +258,30 @@ class Receiver:
     def _take_together(self, messages: Sequence[Message]) -> None:
         read = [(message, _read(message)) for message in messages]
         with self._writing() as tx:
-            self._advance(tx, messages[0].offset, *read[-1])
+            self._advance(tx, read)
             for message, incoming in read:
                 if isinstance(incoming, Malformed):
                     self._keep_malformed(tx, message, incoming.reason)
-                else:
-                    self._at_hand = ((message.topic, message.partition), message.offset, incoming.id)
-                    self.consumer.take(tx, incoming)
+            events = self._take_in_hand(read)
+            if events:
+                self.consumer.take_run(tx, events)
+
+    def _take_in_hand(self, read: Sequence[tuple[Message, Incoming | Malformed]]) -> list[Incoming]:
+        self._at_hand = _AtHand()
+        events = []
+        for message, incoming in read:
+            if not isinstance(incoming, Malformed):
+                self._at_hand.add(incoming, (message.topic, message.partition), message.offset)
+                events.append(incoming)
+        return events
 
     def _set_aside(self, message: Message, error: str) -> None:
         logger.error("set aside consumer=%s error=%s", self.consumer.name, error)
-        incoming = _read(message)
+        read = [(message, _read(message))]
         try:
             with self._writing() as tx:
-                self._advance(tx, message.offset, message, incoming)
-                if not isinstance(incoming, Malformed):
-                    self._at_hand = ((message.topic, message.partition), message.offset, incoming.id)
+                self._advance(tx, read)
+                for incoming in self._take_in_hand(read):
                     self.consumer.set_aside(tx, incoming, error)
         except Exception as failure:
             if is_database_trouble(failure):
@@ -258,17 +289,23 @@ class Receiver:
             # What it calls itself is what the database refuses: a zero byte, a number out of range, a name without end.
             malformed = Malformed("cannot be stored")
             with self._writing() as tx:
-                self._advance(tx, message.offset, message, malformed)
+                self._advance(tx, [(message, malformed)])
                 self._keep_malformed(tx, message, malformed.reason)
 
     def _keep_malformed(self, tx: Writing, message: Message, reason: str) -> None:
         letter = self._letter((message.topic, message.partition), message.offset, None, MALFORMED, reason)
         dead_letters.keep(tx.connection, letter)
 
-    def _advance(self, tx: Writing, start: int, last: Message, incoming: Incoming | Malformed) -> None:
-        key = self._key((last.topic, last.partition))
-        event_id = "" if isinstance(incoming, Malformed) else incoming.id
-        self.consumer.advance_cursor(tx, key, start, last.offset + 1, event_id)
+    def _advance(self, tx: Writing, read: Sequence[tuple[Message, Incoming | Malformed]]) -> None:
+        """Moves the cursor of each partition over what was read of it, if all of that follows on."""
+        runs: dict[str, tuple[int, int, str]] = {}
+        for message, incoming in read:
+            key = self._key((message.topic, message.partition))
+            start, end, _ = runs.get(key, (message.offset, message.offset, ""))
+            if message.offset == end:
+                runs[key] = start, end + 1, "" if isinstance(incoming, Malformed) else incoming.id
+        for key, (start, end, event_id) in runs.items():
+            self.consumer.advance_cursor(tx, key, start, end, event_id)
 
     def _retry_first(self, letter: DeadLetter) -> bool:
         with self._writing() as tx:
@@ -291,7 +328,8 @@ class Receiver:
 
     def _try(self, tx: Writing, letter: DeadLetter, event: Event) -> bool:
         at = letter.position if event.id == letter.event_id else -1
-        self._at_hand = ((letter.topic, letter.partition), at, event.id)
+        self._at_hand = _AtHand()
+        self._at_hand.add(event, (letter.topic, letter.partition), at)
         handled = self.consumer.try_parked(tx, event)
         if handled:
             dead_letters.settle(tx.connection, self._letter_id(event.id))
@@ -300,7 +338,7 @@ class Receiver:
     def _watched(self, tx: Writing, event: Event) -> None:
         if event.id in self._hanging:
             raise Hanging
-        place, offset = self._where(event)
+        place, offset = self._at_hand.where(event)
         self.at_work = AtWork(event, place, offset)
         try:
             self._handle(tx, event)
@@ -311,7 +349,7 @@ class Receiver:
         """An event set aside for good, or until it is tried again, becomes a dead letter in the same transaction."""
         if reason in {ParkReason.EARLY, ParkReason.BEHIND} or incoming.id in self._hanging:
             return
-        letter = self._letter(*self._where(incoming), incoming, reason, error)
+        letter = self._letter(*self._at_hand.where(incoming), incoming, reason, error)
         if reason is ParkReason.FAILED:
             dead_letters.failed(tx.connection, letter, self._clock())
         else:
@@ -338,10 +376,6 @@ class Receiver:
     def _letter_id(self, what: str) -> str:
         """The same however often the message comes, and whatever becomes of it."""
         return derived_id(what, "dead-letter", self.consumer.name)
-
-    def _where(self, incoming: Incoming) -> tuple[Place, int]:
-        place, offset, event_id = self._at_hand
-        return place, offset if event_id == incoming.id else -1
 
     @contextmanager
     def _writing(self) -> Iterator[Writing]:

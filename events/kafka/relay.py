@@ -45,13 +45,24 @@ IDLE_LIMIT = "8s"
 TOUCH_SECONDS = 1.0
 """How often it does so while it waits for the brokers: else the server takes its silence for a frozen process."""
 DELIVERY_SECONDS = 10
+LINGER_MS = 50
+"""How long the client waits for the rest of a batch, unless it is told that this was all: what one decision said goes out
+together, comes together, and is taken together."""
+PRODUCE_BYTES = 256 << 10
+"""As much of one partition in one request; a shortlist alone can be larger than the 16 KiB of the client's default."""
 CLOSE_SECONDS = 1.0
 DEAD_LETTER_TYPE = "haven.dead_letter.given_up.v1"
 
 _LOCK = sa.text("SELECT pg_try_advisory_lock(hashtext('haven relay'), hashtext(:source))")
-_CURSOR = sa.text("SELECT position, event_id FROM relay_cursors WHERE topic = :topic")
-_ID_AT = sa.text("SELECT id FROM events WHERE position = :position")
-_READ = sa.text("SELECT position, id, record FROM events WHERE position > :after ORDER BY position LIMIT :limit")
+# Where the cursor is, what lies there, and what comes behind it; one row at the least.
+_NEXT = sa.text("""
+    SELECT c.position AS before, c.event_id, (SELECT id FROM events WHERE position = c.position) AS stands_at,
+           e.position, e.id, e.record
+    FROM (SELECT 1) AS one LEFT JOIN relay_cursors c ON c.topic = :topic
+    LEFT JOIN LATERAL (SELECT position, id, record FROM events WHERE position > coalesce(c.position, 0)
+                       ORDER BY position LIMIT :limit) AS e ON true
+    ORDER BY e.position
+""")
 _BEGIN = sa.text(
     "INSERT INTO relay_cursors (topic, position, event_id) VALUES (:topic, :position, :event_id) ON CONFLICT DO NOTHING"
 )
@@ -233,28 +244,26 @@ class _Leader:
     def _send_next(self, connection: sa.Connection) -> bool:
         """Sends one batch, if there is one; whether more may wait behind it."""
         topic_id = self._topic_id()
-        cursor = connection.execute(_CURSOR, {"topic": topic_id}).first()
-        position = cursor.position if cursor else 0
+        found = connection.execute(_NEXT, {"topic": topic_id, "limit": BATCH}).all()
+        before = found[0].before
         # Under the lock this log has one reader, and a log that was restored from a backup is another log.
-        if cursor and connection.scalar(_ID_AT, {"position": position}) != cursor.event_id:
-            raise SourceWentBack(self.status.source, position)
-        found = connection.execute(_READ, {"after": position, "limit": BATCH}).all()
+        if found[0].stands_at != found[0].event_id:
+            raise SourceWentBack(self.status.source, before)
+        if found[0].position is None:
+            return False
         rows = _within_bytes(found)
-        if rows:
-            self._send(connection, [self._message(row.record) for row in rows])
-            self._move(connection, topic_id, cursor, rows[-1].position, rows[-1].id)
-            self.status.sent_total += len(rows)
-            self.status.last_sent_at = datetime.now(UTC)
+        self._send(connection, [self._message(row.record) for row in rows])
+        self._move(connection, topic_id, before, rows[-1].position, rows[-1].id)
+        self.status.sent_total += len(rows)
+        self.status.last_sent_at = datetime.now(UTC)
         return len(rows) < len(found) or len(found) == BATCH
 
-    def _move(
-        self, connection: sa.Connection, topic_id: str, before: sa.Row[Any] | None, position: int, event_id: str
-    ) -> None:
+    def _move(self, connection: sa.Connection, topic_id: str, before: int | None, position: int, event_id: str) -> None:
         moved = {"topic": topic_id, "position": position, "event_id": event_id}
-        if before:
-            connection.execute(_MOVE, moved | {"before": before.position})
-        else:
+        if before is None:
             connection.execute(_BEGIN, moved)
+        else:
+            connection.execute(_MOVE, moved | {"before": before})
 
     def _message(self, record: str) -> Message:
         message = to_message(self._topic, record)
@@ -269,11 +278,13 @@ class _Leader:
             producer.send(message.topic, message.body, message.key, list(message.headers.items()))
             for message in messages
         ]
-        self._wait_until_acknowledged(connection, sent)
+        self._wait_until_acknowledged(connection, producer, sent)
 
-    def _wait_until_acknowledged(self, connection: sa.Connection, sent: Sequence[Any]) -> None:
+    def _wait_until_acknowledged(self, connection: sa.Connection, producer: Any, sent: Sequence[Any]) -> None:
         touched = time.monotonic()
         ends = touched + DELIVERY_SECONDS
+        with suppress(KafkaTimeoutError):
+            producer.flush(timeout=TOUCH_SECONDS)
         for future in sent:
             while not future.is_done:
                 with suppress(KafkaTimeoutError):
@@ -325,9 +336,10 @@ class _Leader:
                 bootstrap_timeout_ms=4_000,
                 enable_idempotence=True,
                 acks="all",
-                delivery_timeout_ms=DELIVERY_SECONDS * 1000,
+                delivery_timeout_ms=DELIVERY_SECONDS * 1000 + LINGER_MS,
                 max_in_flight_requests_per_connection=5,  # with idempotence the brokers keep their order
-                linger_ms=0,
+                linger_ms=LINGER_MS,
+                batch_size=PRODUCE_BYTES,
                 max_block_ms=2_000,
                 max_request_size=LARGEST_BODY + 64 * 1024,  # and its headers
                 allow_auto_create_topics=False,

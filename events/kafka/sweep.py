@@ -76,10 +76,9 @@ class Sweep:
         places = self._places()
         # The positions first: what is taken meanwhile must not look as if the topic had lost it.
         positions = {
-            (receiver, place): receiver.learn_position(place)
+            (receiver, place): position
             for receiver in self._receivers
-            for place in places
-            if place[0] in receiver.topic_ids
+            for place, position in receiver.learn_positions(places).items()
         }
         ends = self._history.ends(places)
         lag = {(receiver.consumer.name, topic): 0 for receiver in self._receivers for topic in receiver.topic_ids}

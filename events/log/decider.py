@@ -139,6 +139,7 @@ class DeciderRunner(Generic[S]):
     ) -> Decided[S]:
         """Decides once about `message` and appends what follows, in the caller's transaction."""
         version, state = self._load(tx, stream)
+        due_before = self.decider.due(state) if version else None
         context = Context(now=now, actor=actor, cause_id=cause_id, facts=facts)
         drafts: list[Event] = []
 
@@ -169,8 +170,10 @@ class DeciderRunner(Generic[S]):
         else:
             raise EndlessFollowUp(stream)
         events = tx.append(drafts, Exact(version))
-        if events or isinstance(message, TimePassed):
-            self._set_timer(tx, stream, state, now if isinstance(message, TimePassed) else None)
+        if isinstance(message, TimePassed):
+            self._set_timer(tx, stream, state, now)
+        elif events and self.decider.due(state) != due_before:
+            self._set_timer(tx, stream, state, None)
         self._appended(tx, state, events)
         tx.after_commit.append(lambda: self._keep(stream, version + len(events), state))
         return Decided(state, events)

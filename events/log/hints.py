@@ -37,16 +37,19 @@ class Announcer:
     def run(self, stop: threading.Event) -> None:
         """Announces until `stop` is set (and this is called once more)."""
         while not stop.is_set():
-            self._due.wait(PAUSE_SECONDS)
-            if not self._due.is_set():
-                continue
-            self._due.clear()
             try:
                 with self._engine.connect() as connection:
-                    connection.exec_driver_sql("SELECT pg_notify(%s, '')", (self._channel,))
+                    self._announce(connection, stop)
             except sa.exc.SQLAlchemyError as failure:
                 logger.warning("could not announce channel=%s error=%s", self._channel, type(failure).__name__)
                 stop.wait(PAUSE_SECONDS)
+                self._due.set()
+
+    def _announce(self, connection: sa.Connection, stop: threading.Event) -> None:
+        while not stop.is_set():
+            if self._due.wait(PAUSE_SECONDS):
+                self._due.clear()
+                connection.exec_driver_sql("SELECT pg_notify(%s, '')", (self._channel,))
 
 
 def listen(connection: sa.Connection, channel: str) -> None:

@@ -9,8 +9,10 @@ go on. `retry_parked` takes them up again in order, after an upgrade or a repair
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -52,15 +54,24 @@ class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
     reason: ParkReason
 
 
-_LAST = sa.text(
-    "SELECT version, event_id FROM inbox WHERE consumer = :consumer AND source = :source AND stream = :stream"
-)
+# What is remembered of many streams at once: a run of messages touches several, and each statement is a round trip.
+_RECALL = """
+    SELECT s.source, s.stream, i.version, i.event_id,
+           (SELECT min(p.version) FROM parked p
+            WHERE p.consumer = {consumer} AND p.source = s.source AND p.stream = s.stream)
+    FROM s LEFT JOIN inbox i ON i.consumer = {consumer} AND i.source = s.source AND i.stream = s.stream
+"""
+# Not by way of JSON on SQLite: it ends a name at a zero byte.
+_RECALL_SQLITE = "WITH s(source, stream) AS (VALUES {values}) " + _RECALL.format(consumer="?1")
+_RECALL_POSTGRESQL = "WITH s AS (SELECT * FROM unnest(%(sources)b::text[], %(streams)b::text[]) AS s(source, stream)) "
+_RECALL_POSTGRESQL += _RECALL.format(consumer="%(consumer)s")
 _REMEMBER = sa.text(
     "INSERT INTO inbox (consumer, source, stream, version, event_id) "
     "VALUES (:consumer, :source, :stream, :version, :event_id) "
     "ON CONFLICT (consumer, source, stream) DO UPDATE SET version = excluded.version, event_id = excluded.event_id"
 )
 _CURSOR = sa.text("SELECT position, event_id FROM cursors WHERE consumer = :consumer AND source = :source")
+_CURSORS = sa.text("SELECT source, position FROM cursors WHERE consumer = :consumer")
 _MOVE_CURSOR = sa.text(
     "INSERT INTO cursors (consumer, source, position, event_id) VALUES (:consumer, :source, :position, :event_id) "
     "ON CONFLICT (consumer, source) DO UPDATE SET position = excluded.position, event_id = excluded.event_id "
@@ -94,6 +105,21 @@ _ALL_PARKED = sa.text(
 )
 
 
+@dataclass
+class _Memory:
+    """What a consumer knows of one stream: the event handled last, and the first that is parked."""
+
+    source: str
+    stream: str
+    version: int
+    event_id: str
+    first_parked: int | None
+    changed: bool = False
+
+    def handled(self, event: Event) -> None:
+        self.version, self.event_id, self.changed = event.version, event.id, True
+
+
 class Consumer:
     """One named reader of other logs, with what it does about each event.
 
@@ -112,6 +138,11 @@ class Consumer:
         """Where this consumer stands in `source`'s log, when it follows by position."""
         return self.bookmark(source)[0]
 
+    def positions(self) -> dict[str, int]:
+        """The same of every source it has begun with."""
+        with self.log.engine.connect() as connection:
+            return {row.source: row.position for row in connection.execute(_CURSORS, {"consumer": self.name})}
+
     def bookmark(self, source: str) -> tuple[int, str]:
         """The position and the id of the event last taken from `source`; (0, "") before the first."""
         with self.log.engine.connect() as connection:
@@ -125,7 +156,7 @@ class Consumer:
     def deliver_batch(self, batch: Sequence[tuple[int | None, Incoming]]) -> list[Delivery]:
         """Handles a run of events of one source in one transaction: all of them count, or none."""
         with self.log.writing() as tx:
-            deliveries = [self.take(tx, incoming) for _, incoming in batch]
+            deliveries = self.take_run(tx, [incoming for _, incoming in batch])
             position, last = batch[-1]
             if position is not None:
                 self.move_cursor(tx, last.source, position, last.id)
@@ -224,54 +255,87 @@ class Consumer:
         with self.log.writing() as tx:
             tx.connection.execute(_RESET_CURSOR, {"consumer": self.name, "source": source})
 
-    def take(self, tx: Writing, incoming: Incoming) -> Delivery:
-        """Handles one event in the caller's transaction: once, in the order of its stream, or not yet."""
-        last, last_id = self._memory(tx, incoming.source, incoming.stream)
-        if incoming.version == last and incoming.id != last_id:
-            self._park(tx, incoming, ParkReason.FORKED)
-            return Delivery.PARKED
-        if incoming.version <= last:
+    def take_run(self, tx: Writing, run: Sequence[Incoming]) -> list[Delivery]:
+        """Handles a run of events in the caller's transaction: each once, in the order of its stream, or not yet. Raises what
+        handling raised; the transaction must not commit then, for nothing of the run was remembered."""
+        memories = self._recall(tx, dict.fromkeys((incoming.source, incoming.stream) for incoming in run))
+        deliveries = [self._take(tx, memories[incoming.source, incoming.stream], incoming) for incoming in run]
+        self._remember(tx, memories.values())
+        return deliveries
+
+    def _take(self, tx: Writing, memory: _Memory, incoming: Incoming) -> Delivery:
+        if incoming.version == memory.version and incoming.id != memory.event_id:
+            return self._park_behind(tx, memory, incoming, ParkReason.FORKED)
+        if incoming.version <= memory.version:
             return Delivery.DUPLICATE
-        behind = self._first_parked(tx, incoming.source, incoming.stream)
-        if incoming.version > last + 1:
-            waits_for_arrival = behind is None or behind.version > last + 1
-            self._park(tx, incoming, ParkReason.EARLY if waits_for_arrival else ParkReason.BEHIND)
-            return Delivery.PARKED
+        first, following = memory.first_parked, memory.version + 1
+        if incoming.version > following:
+            waits_for_arrival = first is None or first > following
+            return self._park_behind(tx, memory, incoming, ParkReason.EARLY if waits_for_arrival else ParkReason.BEHIND)
         if isinstance(incoming, UnreadableEvent):
-            self._park(tx, incoming, ParkReason.UNREADABLE)
-            return Delivery.PARKED
-        if behind is not None and behind.version <= incoming.version:
-            self._park(tx, incoming, ParkReason.BEHIND)
-            return Delivery.PARKED
-        self._handle(tx, incoming)
-        self._take_up_early(tx, incoming.source, incoming.stream)
+            return self._park_behind(tx, memory, incoming, ParkReason.UNREADABLE)
+        if first is not None and first <= incoming.version:
+            return self._park_behind(tx, memory, incoming, ParkReason.BEHIND)
+        self.handle(tx, incoming)
+        memory.handled(incoming)
+        if first is not None:
+            self._take_up_early(tx, memory)
         return Delivery.HANDLED
 
-    def _handle(self, tx: Writing, event: Event) -> None:
-        self.handle(tx, event)
-        tx.connection.execute(
-            _REMEMBER,
-            self._key(event.source, event.stream) | {"version": event.version, "event_id": event.id},
-        )
+    def _park_behind(self, tx: Writing, memory: _Memory, incoming: Incoming, reason: ParkReason) -> Delivery:
+        self._park(tx, incoming, reason)
+        memory.first_parked = min(memory.first_parked or incoming.version, incoming.version)
+        return Delivery.PARKED
 
-    def _take_up_early(self, tx: Writing, source: str, stream: str) -> None:
+    def _take_up_early(self, tx: Writing, memory: _Memory) -> None:
         """Handles what had come too early and is next now. One that fails is set aside and undoes nothing before it."""
-        while (event := self.next_parked(tx, source, stream, ParkReason.EARLY)) and self.try_parked(tx, event):
-            pass
+        self._remember(tx, [memory])
+        source, stream = memory.source, memory.stream
+        while event := self.next_parked(tx, source, stream, ParkReason.EARLY):
+            if not self.try_parked(tx, event):
+                break
+            memory.handled(event)
+        first = self._first_parked(tx, source, stream)
+        memory.first_parked = first.version if first else None
 
     def _take_up(self, tx: Writing, event: Event) -> None:
         tx.connection.execute(_UNPARK, self._key(event.source, event.stream) | {"version": event.version})
-        self._handle(tx, event)
+        self.handle(tx, event)
+        tx.connection.execute(
+            _REMEMBER, self._key(event.source, event.stream) | {"version": event.version, "event_id": event.id}
+        )
 
     def _key(self, source: str, stream: str) -> dict[str, Any]:
         return {"consumer": self.name, "source": source, "stream": stream}
 
-    def _last(self, tx: Writing, source: str, stream: str) -> int:
-        return self._memory(tx, source, stream)[0]
+    def _recall(self, tx: Writing, streams: Iterable[tuple[str, str]]) -> dict[tuple[str, str], _Memory]:
+        wanted = list(streams)
+        if tx.connection.dialect.name == "sqlite":
+            values = ", ".join(f"(?{2 * n + 2}, ?{2 * n + 3})" for n in range(len(wanted)))
+            statement = _RECALL_SQLITE.format(values=values)
+            rows = tx.connection.exec_driver_sql(statement, (self.name, *chain.from_iterable(wanted)))
+        else:
+            sources, names = zip(*wanted, strict=True)
+            known = {"consumer": self.name, "sources": list(sources), "streams": list(names)}
+            rows = tx.connection.exec_driver_sql(_RECALL_POSTGRESQL, known)
+        return {
+            (source, stream): _Memory(source, stream, version or 0, event_id or "", first_parked)
+            for source, stream, version, event_id, first_parked in rows
+        }
 
-    def _memory(self, tx: Writing, source: str, stream: str) -> tuple[int, str]:
-        row = tx.connection.execute(_LAST, self._key(source, stream)).first()
-        return (0, "") if row is None else (int(row.version), row.event_id)
+    def _remember(self, tx: Writing, memories: Iterable[_Memory]) -> None:
+        changed = [memory for memory in memories if memory.changed]
+        if changed:
+            values = [
+                self._key(memory.source, memory.stream) | {"version": memory.version, "event_id": memory.event_id}
+                for memory in changed
+            ]
+            tx.connection.execute(_REMEMBER, values)
+        for memory in changed:
+            memory.changed = False
+
+    def _last(self, tx: Writing, source: str, stream: str) -> int:
+        return self._recall(tx, [(source, stream)])[source, stream].version
 
     def _first_parked(self, tx: Writing, source: str, stream: str) -> sa.Row[Any] | None:
         return tx.connection.execute(_FIRST_PARKED, self._key(source, stream)).first()

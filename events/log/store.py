@@ -63,6 +63,8 @@ class Writing:
     log: "EventLog"
     connection: sa.Connection
     after_commit: list[Callable[[], None]] = field(default_factory=list)
+    put_off: dict[str, Any] = field(default_factory=dict)
+    """By whom: what is written once for many events of this transaction, right before it commits, by its `write(tx)`."""
     refused: LogError | None = None
 
     def append(
@@ -71,7 +73,12 @@ class Writing:
         """Appends in order, giving each draft its stream version. Raises StreamConflict or DuplicateEvent, after which
         the transaction cannot commit any more, even if somebody swallows the refusal."""
         try:
-            appended = self.log._versioned(drafts, expected, self.stream_versions(draft.stream for draft in drafts))
+            if self.log._writers_key != self.log._lock_key:
+                self.log._lock(self.connection, self.log._lock_key)
+            current = None
+            if not self.log._insert_checks(drafts, expected):
+                current = self.stream_versions(draft.stream for draft in drafts)
+            appended = self.log._versioned(drafts, expected, current)
             self.log._insert(self.connection, appended)
         except LogError as refused:
             self.refused = refused
@@ -82,14 +89,23 @@ class Writing:
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """What is done inside counts for nothing if it raises; the transaction itself can go on."""
+        self.settle()
         told_before = len(self.after_commit)
         try:
             with self.connection.begin_nested():
                 yield
+                self.settle()
         except BaseException:
             self.refused = None
+            self.put_off.clear()
             del self.after_commit[told_before:]
             raise
+
+    def settle(self) -> None:
+        """Writes what was put off."""
+        due, self.put_off = self.put_off, {}
+        for one in due.values():
+            one.write(self)
 
     def stream_version(self, stream: str) -> int:
         """Version of the last event of `stream`, 0 if there is none."""
@@ -130,16 +146,20 @@ class EventLog:
     """The log of one service and the transaction everything of that service commits in.
 
     `source` names the service; it is also the key of the advisory lock on PostgreSQL. `migrated_to` is the schema version
-    this release needs where `haven migrate` makes the tables; without it the log makes its own. Safe for use from many
-    threads.
+    this release needs where `haven migrate` makes the tables; without it the log makes its own. `writers` names another lock
+    for transactions that mostly write beside the log: they let in one at a time of their own kind, and keep no append of
+    others waiting unless they append themselves. Safe for use from many threads.
     """
 
-    def __init__(self, engine: sa.Engine, source: str, migrated_to: int | None = None) -> None:
+    def __init__(
+        self, engine: sa.Engine, source: str, migrated_to: int | None = None, writers: str | None = None
+    ) -> None:
         self.engine = engine
         self.source = source
         self._migrated_to = migrated_to
         self._on_sqlite = engine.dialect.name == "sqlite"
         self._lock_key = zlib.crc32(source.encode())
+        self._writers_key = zlib.crc32((writers or source).encode())
         self._write_engine = engine.execution_options(haven_writes=True)
         self._autocommit_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         # The database lets one writer in at a time. Queueing for that here costs no connection, hands over at once
@@ -197,13 +217,17 @@ class EventLog:
     @contextmanager
     def _transaction(self) -> Iterator[Writing]:
         with self._write_engine.begin() as connection:
-            if not self._on_sqlite:
-                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (self._lock_key,))
+            self._lock(connection, self._writers_key)
             tx = Writing(self, connection)
             yield tx
+            tx.settle()
             # After a refusal SQLite would commit half an append, and PostgreSQL would turn COMMIT into ROLLBACK silently.
             if tx.refused:
                 raise tx.refused
+
+    def _lock(self, connection: sa.Connection, key: int) -> None:
+        if not self._on_sqlite:
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (key,))
 
     def _committed(self, after_commit: Iterable[Callable[[], None]] = ()) -> None:
         for tell in (*after_commit, *self.listeners):
@@ -272,12 +296,14 @@ class EventLog:
 
     def _needs_no_reading(self, group: Sequence[_Append]) -> bool:
         """On PostgreSQL, when all expect an exact version and none builds on another: one statement says it all."""
-        if self._on_sqlite:
-            return False
         touched = [{draft.stream for draft in one.drafts} for one in group]
         return sum(map(len, touched)) == len(set().union(*touched)) and all(
-            isinstance(_expected_of(draft.stream, one.expected), Exact) for one in group for draft in one.drafts
+            self._insert_checks(one.drafts, one.expected) for one in group
         )
+
+    def _insert_checks(self, drafts: Sequence[Event], expected: Expected | Mapping[str, Expected]) -> bool:
+        """Whether the insert itself refuses what does not follow on the versions expected."""
+        return not self._on_sqlite and all(isinstance(_expected_of(d.stream, expected), Exact) for d in drafts)
 
     def _append_all(
         self, connection: sa.Connection, group: Sequence[_Append], current: dict[str, int] | None

@@ -4,7 +4,8 @@ Each row follows from one stream alone: a request's view from placement's events
 line of the trail from its event.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 import sqlalchemy as sa
@@ -46,6 +47,41 @@ _VERBS: dict[type, Verb] = {
 """LED 2016/680 art. 25 verb of each kind of event; everything else alters. Asking a shelter tells it of a household."""
 
 
+_VIEW_OF_REQUEST = sa.text("SELECT view FROM requests WHERE request_id = :name")
+_KEEP_REQUEST = sa.text(
+    "INSERT INTO requests (request_id, opened_at, revision, view) "
+    "VALUES (:request_id, :opened_at, :revision, :view) ON CONFLICT (request_id) "
+    "DO UPDATE SET revision = excluded.revision, view = excluded.view"
+)
+_KEEP_ASK = sa.text(
+    "INSERT INTO asks (ask_id, request_id, shelter_id, state) "
+    "VALUES (:ask_id, :request_id, :shelter_id, :state) "
+    "ON CONFLICT (ask_id) DO UPDATE SET state = excluded.state"
+)
+_FORGET_PARTY = sa.text("DELETE FROM request_parties WHERE request_id = :request_id AND party = :party")
+_KEEP_PARTY = sa.text("INSERT INTO request_parties (request_id, party) VALUES (:request_id, :party)")
+_VIEW_OF_UNIT = sa.text("SELECT view FROM units WHERE unit_id = :name")
+_KEEP_UNIT = sa.text(
+    "INSERT INTO units (unit_id, shelter_id, view) VALUES (:unit_id, :shelter_id, :view) "
+    "ON CONFLICT (unit_id) DO UPDATE SET view = excluded.view"
+)
+_ANNOUNCE = sa.text(
+    "INSERT INTO changes (kind, subject, revision, parties) VALUES (:kind, :subject, :revision, :parties)"
+)
+_KEEP_SUBJECT = sa.insert(trail_subjects)
+_KEEP_LINE = sa.text(
+    "INSERT INTO trail (moment, source_order, stream, version, event_id, source, type, verb, case_id, person, "
+    "role, organisation, country, correlation_id, causation_id, detail) VALUES (:moment, :source_order, "
+    ":stream, :version, :event_id, :source, :type, :verb, :case_id, :person, :role, :organisation, :country, "
+    ":correlation_id, :causation_id, :detail)"
+)
+
+
+def projection_log(engine: sa.Engine, migrated_to: int | None = None) -> EventLog:
+    """The gateway's log for the projection: it writes rows beside the log, and what people send must not wait for those."""
+    return EventLog(engine, "gateway", migrated_to, writers=CONSUMER)
+
+
 class Projection:
     """The gateway's consumer that keeps the read model."""
 
@@ -55,13 +91,15 @@ class Projection:
         log.create_schema(metadata, changes_metadata)
 
     def handle(self, tx: Writing, event: Event) -> None:
-        """Writes what `event` says into every table that shows it."""
-        _write_trail(tx, event)
+        """Folds what `event` says into every row that shows it; written when the transaction ends."""
+        run = tx.put_off.setdefault(CONSUMER, _Run())
+        assert isinstance(run, _Run)
+        run.add_line(event)
         data = event.data
         if isinstance(data, p.PlacementEvent):
-            self._project_request(tx, event, data)
+            run.show_request(tx, event, data)
         elif isinstance(data, c.CapacityEvent):
-            self._project_unit(tx, event, data)
+            run.show_unit(tx, event, data)
 
     def rebuild(self, sources: Mapping[str, EventLog]) -> tuple[str, str]:
         """Drops the read model and builds it again from the logs; returns the digests before and after, which differ only
@@ -81,110 +119,138 @@ class Projection:
             while batch := log.read_all(after=self.consumer.position(source)):
                 self.consumer.deliver_batch(batch)
 
-    def _project_request(self, tx: Writing, event: Event, data: p.PlacementEvent) -> None:
-        key = {"request_id": data.request_id}
-        stored = tx.connection.scalar(sa.text("SELECT view FROM requests WHERE request_id = :request_id"), key)
-        known: Json | None = msgspec.json.decode(stored) if stored else None
-        view = view_of_request(known, event)
-        if view is None:
-            return
-        tx.connection.execute(
-            sa.text(
-                "INSERT INTO requests (request_id, opened_at, revision, view) "
-                "VALUES (:request_id, :opened_at, :revision, :view) ON CONFLICT (request_id) "
-                "DO UPDATE SET revision = excluded.revision, view = excluded.view"
-            ),
-            {
-                **key,
-                "opened_at": view["opened_at"],
-                "revision": event.version,
-                "view": msgspec.json.encode(view).decode(),
-            },
-        )
-        asked_before = known["asks"] if known else {}
-        for ask_id, ask in view["asks"].items():
-            if ask != asked_before.get(ask_id):
-                tx.connection.execute(
-                    sa.text(
-                        "INSERT INTO asks (ask_id, request_id, shelter_id, state) "
-                        "VALUES (:ask_id, :request_id, :shelter_id, :state) "
-                        "ON CONFLICT (ask_id) DO UPDATE SET state = excluded.state"
-                    ),
-                    {**key, "ask_id": ask_id, "shelter_id": ask["shelter_id"], "state": ask["state"]},
-                )
-        before, now = parties_of(known), parties_of(view)
-        for party in sorted(before - now):
-            tx.connection.execute(
-                sa.text("DELETE FROM request_parties WHERE request_id = :request_id AND party = :party"),
-                {**key, "party": party},
-            )
-        for party in sorted(now - before):
-            tx.connection.execute(
-                sa.text("INSERT INTO request_parties (request_id, party) VALUES (:request_id, :party)"),
-                {**key, "party": party},
-            )
-        # Also to who no longer knows of it: that is what they have to hear.
-        _announce(tx, "relocation_request", data.request_id, event.version, before | now)
 
-    def _project_unit(self, tx: Writing, event: Event, data: c.CapacityEvent) -> None:
-        key = {"unit_id": data.unit_id}
-        stored = tx.connection.scalar(sa.text("SELECT view FROM units WHERE unit_id = :unit_id"), key)
-        view = view_of_unit(msgspec.json.decode(stored) if stored else None, event)
-        if view is None:
-            return
-        tx.connection.execute(
-            sa.text(
-                "INSERT INTO units (unit_id, shelter_id, view) VALUES (:unit_id, :shelter_id, :view) "
-                "ON CONFLICT (unit_id) DO UPDATE SET view = excluded.view"
-            ),
-            {**key, "shelter_id": view["shelter_id"], "view": msgspec.json.encode(view).decode()},
-        )
-        _announce(tx, "unit", data.unit_id, event.version, {f"shelter:{view['shelter_id']}"})
+@dataclass
+class _Shown:
+    """One request or unit: what its row says, and what it is to say."""
+
+    stored: Json | None
+    view: Json | None
+    revision: int = 0
+    parties: set[str] = field(default_factory=set)
+    """All who are to hear that it moved; also who no longer knows of it: that is what they have to hear."""
 
 
-def _announce(tx: Writing, kind: str, subject: str, revision: int, parties: set[str]) -> None:
-    tx.connection.execute(
-        sa.text("INSERT INTO changes (kind, subject, revision, parties) VALUES (:kind, :subject, :revision, :parties)"),
-        {
-            "kind": kind,
-            "subject": subject,
-            "revision": revision,
-            "parties": msgspec.json.encode(sorted(parties)).decode(),
-        },
-    )
+@dataclass
+class _Run:
+    """What the events of one transaction say. A request is asked, offered and proposed in a burst: its row is read and written
+    once for all of that, and whoever watches is told once."""
+
+    lines: list[Json] = field(default_factory=list)
+    subjects: list[Json] = field(default_factory=list)
+    requests: dict[str, _Shown] = field(default_factory=dict)
+    units: dict[str, _Shown] = field(default_factory=dict)
+
+    def add_line(self, event: Event) -> None:
+        self.lines.append(_line(event))
+        if len(subjects := set(_subjects(event.data))) > 1:
+            self.subjects += [{"case_id": subject, "event_id": event.id} for subject in sorted(subjects)]
+
+    def show_request(self, tx: Writing, event: Event, data: p.PlacementEvent) -> None:
+        shown = _known(tx, self.requests, _VIEW_OF_REQUEST, data.request_id)
+        view = view_of_request(shown.view, event)
+        if view is not None:
+            shown.parties |= parties_of(shown.view) | parties_of(view)
+            shown.view, shown.revision = view, event.version
+
+    def show_unit(self, tx: Writing, event: Event, data: c.CapacityEvent) -> None:
+        shown = _known(tx, self.units, _VIEW_OF_UNIT, data.unit_id)
+        view = view_of_unit(shown.view, event)
+        if view is not None:
+            shown.parties.add(f"shelter:{view['shelter_id']}")
+            shown.view, shown.revision = view, event.version
+
+    def write(self, tx: Writing) -> None:
+        requests = {name: shown for name, shown in self.requests.items() if shown.revision}
+        units = {name: shown for name, shown in self.units.items() if shown.revision}
+        _write(tx, _KEEP_LINE, self.lines)
+        _write(tx, _KEEP_SUBJECT, self.subjects)
+        _write(tx, _KEEP_REQUEST, [_request_row(name, shown) for name, shown in requests.items()])
+        _write(tx, _KEEP_ASK, [row for name, shown in requests.items() for row in _ask_rows(name, shown)])
+        for statement, parties in ((_FORGET_PARTY, _no_longer_parties), (_KEEP_PARTY, _new_parties)):
+            rows = [
+                {"request_id": name, "party": party} for name, shown in requests.items() for party in parties(shown)
+            ]
+            _write(tx, statement, rows)
+        _write(tx, _KEEP_UNIT, [_unit_row(name, shown) for name, shown in units.items()])
+        moved = (("relocation_request", requests), ("unit", units))
+        _write(tx, _ANNOUNCE, [_change(kind, *one) for kind, all_shown in moved for one in all_shown.items()])
 
 
-def _write_trail(tx: Writing, event: Event) -> None:
-    detail = plain(event.data)
-    if len(subjects := _subjects(event.data)) > 1:
-        rows = [{"case_id": subject, "event_id": event.id} for subject in sorted(set(subjects))]
-        tx.connection.execute(sa.insert(trail_subjects), rows)
-    tx.connection.execute(
-        sa.text(
-            "INSERT INTO trail (moment, source_order, stream, version, event_id, source, type, verb, case_id, person, "
-            "role, organisation, country, correlation_id, causation_id, detail) VALUES (:moment, :source_order, "
-            ":stream, :version, :event_id, :source, :type, :verb, :case_id, :person, :role, :organisation, :country, "
-            ":correlation_id, :causation_id, :detail)"
-        ),
-        {
-            "moment": moment_key(event.time),
-            "source_order": SOURCE_ORDER[event.source],
-            "stream": event.stream,
-            "version": event.version,
-            "event_id": event.id,
-            "source": event.source,
-            "type": type_of(event),
-            "verb": _VERBS.get(type(event.data), Verb.ALTERATION),
-            "case_id": getattr(event.data, "request_id", None) or _only_subject(event.data),
-            "person": event.actor.person,
-            "role": event.actor.role,
-            "organisation": event.actor.organisation,
-            "country": event.actor.country,
-            "correlation_id": event.correlation_id,
-            "causation_id": event.causation_id,
-            "detail": msgspec.json.encode(detail).decode(),
-        },
-    )
+def _known(tx: Writing, shown: dict[str, _Shown], query: sa.TextClause, name: str) -> _Shown:
+    if name not in shown:
+        stored = tx.connection.scalar(query, {"name": name})
+        view: Json | None = msgspec.json.decode(stored) if stored else None
+        shown[name] = _Shown(view, view)
+    return shown[name]
+
+
+def _write(tx: Writing, statement: sa.Executable, rows: Sequence[Json]) -> None:
+    if rows:
+        tx.connection.execute(statement, rows)
+
+
+def _request_row(name: str, shown: _Shown) -> Json:
+    assert shown.view is not None
+    return {
+        "request_id": name,
+        "opened_at": shown.view["opened_at"],
+        "revision": shown.revision,
+        "view": msgspec.json.encode(shown.view).decode(),
+    }
+
+
+def _ask_rows(name: str, shown: _Shown) -> list[Json]:
+    assert shown.view is not None
+    before = shown.stored["asks"] if shown.stored else {}
+    return [
+        {"request_id": name, "ask_id": ask_id, "shelter_id": ask["shelter_id"], "state": ask["state"]}
+        for ask_id, ask in shown.view["asks"].items()
+        if ask != before.get(ask_id)
+    ]
+
+
+def _no_longer_parties(shown: _Shown) -> list[str]:
+    return sorted(parties_of(shown.stored) - parties_of(shown.view))
+
+
+def _new_parties(shown: _Shown) -> list[str]:
+    return sorted(parties_of(shown.view) - parties_of(shown.stored))
+
+
+def _unit_row(name: str, shown: _Shown) -> Json:
+    assert shown.view is not None
+    return {
+        "unit_id": name,
+        "shelter_id": shown.view["shelter_id"],
+        "view": msgspec.json.encode(shown.view).decode(),
+    }
+
+
+def _change(kind: str, name: str, shown: _Shown) -> Json:
+    parties = msgspec.json.encode(sorted(shown.parties)).decode()
+    return {"kind": kind, "subject": name, "revision": shown.revision, "parties": parties}
+
+
+def _line(event: Event) -> Json:
+    return {
+        "moment": moment_key(event.time),
+        "source_order": SOURCE_ORDER[event.source],
+        "stream": event.stream,
+        "version": event.version,
+        "event_id": event.id,
+        "source": event.source,
+        "type": type_of(event),
+        "verb": _VERBS.get(type(event.data), Verb.ALTERATION),
+        "case_id": getattr(event.data, "request_id", None) or _only_subject(event.data),
+        "person": event.actor.person,
+        "role": event.actor.role,
+        "organisation": event.actor.organisation,
+        "country": event.actor.country,
+        "correlation_id": event.correlation_id,
+        "causation_id": event.causation_id,
+        "detail": msgspec.json.encode(plain(event.data)).decode(),
+    }
 
 
 def _only_subject(data: object) -> str | None:

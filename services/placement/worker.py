@@ -134,6 +134,7 @@ class PlacementWorker:
             _KEEP_VIEW,
             {"unit_id": data.unit_id, "version": version, "facts": msgspec.json.encode(facts).decode()},
         )
+        tx.after_commit.append(lambda: self._views.__setitem__(data.unit_id, (version, facts)))
         if known is None or facts.free > known.free or facts.freshness is not known.freshness:
             now, waiting = self._clock(), list(tx.connection.scalars(_WAITING))
             for behind, stream in enumerate(reversed(waiting), start=1):

@@ -304,9 +304,10 @@ def _die_where_told(setup: Setup, service: Service) -> None:
     """Ends the process, as kill -9 would, at the tenth message and at a named point."""
     count: Iterator[int] = itertools.count(1)
 
-    def die() -> None:
-        if next(count) == 10:
-            os._exit(99)
+    def die(messages: Sequence[object] = (None,)) -> None:
+        for _ in messages:
+            if next(count) == 10:
+                os._exit(99)
 
     take_together, receive = service.receiver._take_together, worker._receive
     match setup.dies:
@@ -316,14 +317,14 @@ def _die_where_told(setup: Setup, service: Service) -> None:
 
             def take_and_die(messages: Sequence[Message]) -> None:
                 take_together(messages)
-                die()
+                die(messages)
 
             service.receiver._take_together = take_and_die
         case "after acknowledgement":
 
-            def receive_and_die(receivers: Sequence[receiver.Receiver], message: Message) -> None:
-                die()  # the one before was acknowledged
-                receive(receivers, message)
+            def receive_and_die(receivers: Sequence[receiver.Receiver], messages: Sequence[Message]) -> None:
+                die(messages)  # those before were acknowledged
+                receive(receivers, messages)
 
             worker._receive = receive_and_die
 

@@ -4,7 +4,7 @@ import asyncio
 import pickle
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,15 @@ class Taker(Receiver):
     def __init__(self, does: Callable[[Message], None] = lambda _message: None) -> None:
         self.stopping = threading.Event()
         self.taken: list[Message] = []
+        self.runs: list[int] = []
         self.does = does
         self.topic_ids = _EveryTopic()
 
-    def receive(self, message: Message) -> None:
-        self.does(message)
-        self.taken.append(message)
+    def receive(self, messages: Sequence[Message]) -> None:
+        self.runs.append(len(messages))
+        for message in messages:
+            self.does(message)
+            self.taken.append(message)
 
 
 @pytest.fixture
@@ -85,7 +88,9 @@ def _of_group(offsets: Any, group: str) -> Any:
 
 
 @pytest.fixture
-def rig(world: World) -> Rig:
+def rig(world: World, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """A worker that takes one message at a time, so that a test knows which were acknowledged."""
+    monkeypatch.setattr(worker, "MOST_AT_ONCE", 1)
     return Rig(world)
 
 
@@ -252,6 +257,38 @@ def test_all_receivers_have_a_message_before_it_is_acknowledged(rig: Rig) -> Non
     assert rig.committed() == 1
 
 
+def test_all_that_waits_is_taken_at_once_and_acknowledged_together_or_not_at_all(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MOST_AT_ONCE", 100)
+    let = threading.Event()
+    first = threading.Event()
+
+    def hold_the_first_and_stop_at_the_seventh(message: Message) -> None:
+        if message.offset == 0:
+            first.set()
+            assert let.wait(60)
+        if message.offset == 7:
+            raise Stopping
+
+    taker = Taker(hold_the_first_and_stop_at_the_seventh)
+
+    async def test() -> None:
+        rig.say(1)
+        async with running(rig.app(taker)):
+            await until(first.is_set)
+            rig.world.say(*(an_event("a", version) for version in range(2, 10)))
+            await asyncio.sleep(2)  # they are brought, and wait
+            let.set()
+            await until(lambda: rig.committed() == 1)
+            await asyncio.sleep(2.5)
+
+    in_a_loop(test)
+    assert taker.runs == [1, 8]
+    assert rig.committed() == 1
+    assert rig.ended == []
+
+
 def test_what_comes_is_what_was_sent_to_the_byte(rig: Rig) -> None:
     taker = Taker()
     sent = [
@@ -413,5 +450,5 @@ def test_a_receiver_is_brought_the_topics_it_follows_and_no_others() -> None:
     follows, does_not = Taker(), Taker()
     does_not.topic_ids = {"haven.placement": "id"}
     message = Message(topic="haven.gateway", key=b"unit-1", headers={}, body=b"{}", partition=0, offset=0)
-    worker._receive([follows, does_not], message)
-    assert (follows.taken, does_not.taken) == ([message], [])
+    worker._receive([follows, does_not], [message])
+    assert (follows.taken, follows.runs, does_not.runs) == ([message], [1], [])

@@ -68,15 +68,15 @@ def test_the_summary_says_what_happened() -> None:
 
 def forget_what_was_consumed(patch: pytest.MonkeyPatch) -> None:
     """Every duplicate is handled again."""
-    take = Consumer.take
+    take = Consumer._take
 
-    def careless(self: Consumer, tx: Any, incoming: Any) -> Delivery:
-        delivery = take(self, tx, incoming)
+    def careless(self: Consumer, tx: Any, memory: Any, incoming: Any) -> Delivery:
+        delivery = take(self, tx, memory, incoming)
         if delivery is Delivery.DUPLICATE:
             self.handle(tx, incoming)
         return delivery
 
-    patch.setattr(Consumer, "take", careless)
+    patch.setattr(Consumer, "_take", careless)
 
 
 def skip_an_event_of_a_batch(patch: pytest.MonkeyPatch) -> None:
