@@ -41,12 +41,13 @@ def run() -> None:
     """Serve the embedded node: everything in one process, on this machine only."""
     from events.key_file import SealingError
     from services.node import DataDirectoryTaken, Node
-    from services.serving import PortTaken, serve
+    from services.seeding import OtherUnitsHere
+    from services.serving import CannotListen, serve
 
     settings = settings_now()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        settings.require_this_machine()
+        settings.require_embedded()
         node = Node(settings)
     except (DataDirectoryTaken, ConfigurationError, BadSetting, SealingError) as refused:
         raise fail(str(refused)) from None
@@ -57,8 +58,8 @@ def run() -> None:
 
     try:
         serve(node.app, settings.host, settings.port, started=started, hang_up=node.gateway.hang_up)
-    except PortTaken as taken:
-        raise fail(str(taken)) from None
+    except (CannotListen, OtherUnitsHere) as refused:
+        raise fail(str(refused)) from None
     finally:
         node.stop()
     typer.echo("Stopped.")

@@ -93,6 +93,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not is_loopback(self.host):
             raise BadSetting("HAVEN_HOST", "demo sign-in serves this machine only; use 127.0.0.1, ::1 or localhost.")
 
+    def require_embedded(self) -> None:
+        """Raises BadSetting if something is set that the embedded node would not heed: whoever set it believes otherwise."""
+        self.require_this_machine()
+        for name in ("database", "kafka", "operations_port", "otlp_endpoint"):
+            if getattr(self, name):
+                raise BadSetting(
+                    PREFIX + name.upper(),
+                    "is for the distributed runtime (haven gateway, placement, ...); take it away, or do not use `haven run`.",
+                )
+
     def database_url(self, role: str) -> sa.URL:
         """The database as one role sees it. Raises BadSetting."""
         if not self.database:

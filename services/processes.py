@@ -143,6 +143,8 @@ class Worker:
         assert self.sweep is not None
         assert self.work is not None
         reasons = self.threads.ended() | clock_reasons(self.work.log.engine)
+        if not (self.sweep.rounds or self.sweep.problem):
+            reasons["kafka"] = "has not looked at the topics yet"
         if self.sweep.problem:
             reasons["kafka"] = f"the topics cannot be read ({self.sweep.problem}); see that the brokers answer"
         if self.timers_problem:

@@ -31,7 +31,8 @@ def refusals() -> Iterator[None]:
     from services.migrate import MigrationFailed, NotPrepared
     from services.operations.health import OperationsPortTaken
     from services.operations.tracing import BadEndpoint
-    from services.serving import PortTaken
+    from services.seeding import OtherUnitsHere
+    from services.serving import CannotListen
 
     stopping = (
         BadSetting,
@@ -41,9 +42,10 @@ def refusals() -> Iterator[None]:
         BrokerProblem,
         MigrationFailed,
         NotPrepared,
-        PortTaken,
+        CannotListen,
         OperationsPortTaken,
         BadEndpoint,
+        OtherUnitsHere,
     )
     try:
         yield

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime
 
+import sqlalchemy as sa
+
 from events.envelope import Contract, Event, derived_id, system_actor
 from events.gateway import RegisterUnit, ReportCapacity
 from events.log.errors import DuplicateEvent
@@ -13,8 +15,24 @@ from simulation.inventory import SyntheticUnit
 logger = logging.getLogger(__name__)
 
 
+_REGISTERED = sa.text("SELECT stream FROM events WHERE type = :type")
+
+
+class OtherUnitsHere(Exception):
+    """An invented shelter beside real ones would be asked for a real household."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"{count} units are registered here that are not of this inventory. Synthetic shelters are never put beside "
+            "others: use another database or data directory, or the HAVEN_INVENTORY_SEED it was made with."
+        )
+
+
 def seed(gateway_log: EventLog, inventory: Iterable[SyntheticUnit], now: datetime) -> None:
-    """Registers the units and their first report; a second time, or after a crash, adds what is missing."""
+    """Registers the units and their first report; a second time, or after a crash, adds what is missing. Raises OtherUnitsHere
+    when units are registered that are not of this inventory."""
+    inventory = list(inventory)
+    _refuse_beside_others(gateway_log, {f"unit-{unit.profile.unit_id}" for unit in inventory})
     for unit in inventory:
         profile = unit.profile
         commands: list[Contract] = [
@@ -30,6 +48,13 @@ def seed(gateway_log: EventLog, inventory: Iterable[SyntheticUnit], now: datetim
         ]
         for command in commands:
             _append_once(gateway_log, f"unit-{profile.unit_id}", command, now)
+
+
+def _refuse_beside_others(log: EventLog, streams: set[str]) -> None:
+    with log.engine.connect() as connection:
+        registered = set(connection.scalars(_REGISTERED, {"type": str(RegisterUnit.__struct_config__.tag)}))
+    if others := registered - streams:
+        raise OtherUnitsHere(len(others))
 
 
 def _append_once(log: EventLog, stream: str, command: Contract, now: datetime) -> None:

@@ -48,6 +48,8 @@ class Sweep:
         """Messages not taken yet, by consumer and topic, as of the last round."""
         self.problem = ""
         """Why the last round failed; empty when it did not."""
+        self.rounds = 0
+        """Rounds made: before the first nobody knows what is missing."""
 
     def run(self, stop: threading.Event) -> None:
         """Makes rounds until `stop` is set: whatever the broker, the database or a bug does, another one follows."""
@@ -92,6 +94,7 @@ class Sweep:
                 failures.append(failure)
         self.lag = lag
         self.problem = ""
+        self.rounds += 1
         for one in failures:
             self._note(one)
         return taken

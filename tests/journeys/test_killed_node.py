@@ -1,6 +1,8 @@
 """A real node that is killed, started again, stopped, and started where it must not be."""
 
+import errno
 import json
+import os
 import random
 import socket
 import sqlite3
@@ -9,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import waitress
+from flask import Flask
 
 from events.envelope import Event
 from events.log.engines import sqlite_engine
@@ -18,7 +22,11 @@ from reference import load
 from services.api_client import Client
 from services.capacity.domain.unit import UnitDecider
 from services.placement.domain.relocation_request import RelocationRequestDecider
+from services.seeding import OtherUnitsHere, seed
+from services.serving import CannotListen, serve
 from simulation.invariants import audit
+from simulation.inventory import synthetic_inventory
+from tests.events.drafts import NOON
 from tests.journeys.process import HAVEN, RunningNode, environment, free_port, haven
 
 LEAST_KILLS = 5
@@ -110,6 +118,34 @@ def test_a_taken_port_is_refused_with_its_remedy(tmp_path: Path) -> None:
     assert_refused(refused, "HAVEN_PORT")
 
 
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EADDRINUSE, "Stop what uses it"),
+        (errno.EACCES, "Set HAVEN_PORT to 1024 or more"),
+        (errno.EADDRNOTAVAIL, "Correct HAVEN_HOST"),
+        (errno.EAFNOSUPPORT, "Correct HAVEN_HOST or HAVEN_PORT"),
+    ],
+)
+def test_a_port_that_cannot_be_had_says_why(code: int, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_named: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(waitress, "create_server", refuse)
+    with pytest.raises(CannotListen, match=remedy):
+        serve(Flask("node"), "127.0.0.1", 80, started=list, hang_up=list)
+
+
+def test_synthetic_shelters_are_not_put_beside_others(durable_log: EventLog) -> None:
+    inventory = synthetic_inventory(1, load())
+    seed(durable_log, inventory, NOON)
+    head = durable_log.head()
+    with pytest.raises(OtherUnitsHere, match="1 units"):
+        seed(durable_log, inventory[1:], NOON)
+    seed(durable_log, inventory, NOON)
+    assert durable_log.head() == head
+
+
 def test_a_taken_data_directory_is_refused_and_the_first_node_goes_on(tmp_path: Path) -> None:
     with RunningNode(tmp_path) as node:
         assert_refused(haven("run", data_dir=node.data_dir, port=free_port()), "HAVEN_DATA_DIR")
@@ -130,6 +166,10 @@ def test_a_node_that_was_killed_leaves_its_data_directory_free(tmp_path: Path) -
         ("host", "0.0.0.0", "HAVEN_HOST: demo sign-in serves this machine only"),
         ("host", "192.0.2.1", "HAVEN_HOST: demo sign-in serves this machine only"),
         ("issuer", "https://sign-in.example", "remove the issuer setting"),
+        ("database", "postgresql://somewhere/haven", "HAVEN_DATABASE: is for the distributed runtime"),
+        ("kafka", "somewhere:9092", "HAVEN_KAFKA: is for the distributed runtime"),
+        ("operations_port", "9100", "HAVEN_OPERATIONS_PORT: is for the distributed runtime"),
+        ("otlp_endpoint", "http://somewhere:4318", "HAVEN_OTLP_ENDPOINT: is for the distributed runtime"),
         ("colour", "green", "HAVEN_COLOUR: is not a setting of Haven"),
         ("port", "eighty", "HAVEN_PORT: must be a whole number"),
         ("port", "70000", "HAVEN_PORT: must be a whole number"),
