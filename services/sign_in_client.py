@@ -7,58 +7,29 @@ nowhere but to the issuer's own origin, and never fetches the address it is sent
 For demonstrations and tests. It holds a person's password in memory, which no real client of Haven ever does.
 """
 
-import base64
-import hashlib
-import hmac
-import http.client
 import re
-import secrets
-import ssl
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
-from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import msgspec
-from joserfc import jwt
-from joserfc.errors import JoseError
 
-from services.gateway.issuer import Metadata, discover
-from services.gateway.key_set import HttpKeySet, KeysUnavailable
+from services.code_flow import (
+    IssuerUnreachable,
+    Proof,
+    SignInFailed,
+    Token,
+    begin,
+    discovered,
+    finish,
+    send,
+    token_for,
+)
 
-TIMEOUT = 20.0
-"""Seconds for one answer of the issuer."""
+__all__ = ["Browser", "IssuerUnreachable", "SignInFailed", "Token", "machine_token", "sign_in"]
+
 STEPS = 12
 """Pages and redirects until it gives up: a loop must end."""
-
-_LARGEST_PAGE = 512 * 1024
-_ID_TOKEN_ALGORITHMS = ["ES256", "PS256", "Ed25519", "EdDSA"]
-_CODE = re.compile(r"[a-z_]{1,64}")
-
-Proof = Callable[[str, str], str]
-"""Makes a DPoP proof (RFC 9449) for a method and a URL: the token is then bound to the key of the proof."""
-
-
-class SignInFailed(Exception):
-    """The issuer refused, or answered in a way that must not be trusted. Repeating it does not help."""
-
-
-class IssuerUnreachable(Exception):
-    """The issuer gave no answer. Repeating it later may help."""
-
-
-class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """An access token and for how many seconds from now it is good."""
-
-    access_token: str
-    token_type: str
-    expires_in: int
-    scope: str = ""
-    id_token: str = ""
-
-    def __repr__(self) -> str:
-        return (
-            f"Token({self.token_type}, expires in {self.expires_in} s)"  # never the token: it would be in a traceback
-        )
 
 
 class Browser:
@@ -74,7 +45,7 @@ class Browser:
         headers = {"Accept": "text/html"}
         if cookies := self._fitting(path):
             headers["Cookie"] = "; ".join(cookies)
-        status, answered, body = _send(url, headers, None if form is None else urlencode(form))
+        status, answered, body = send(url, headers, None if form is None else urlencode(form))
         for line in answered.get_all("Set-Cookie", []):
             self._keep(line, path)
         return _Page(url, status, answered.get("Location"), body)
@@ -120,38 +91,16 @@ def sign_in(
     RFC 9470); `one_time_password` is asked when the page asks. A `browser` that is still signed in gets its token without
     any page. Raises `SignInFailed` or `IssuerUnreachable`.
     """
-    metadata = _discover(issuer_url)
-    verifier, state, nonce = (secrets.token_urlsafe(32) for _ in range(3))
-    with_openid = "openid" in metadata.scopes_supported
-    request = {
-        "response_type": "code",
-        "client_id": client_id,
-        "redirect_uri": redirect_uri,
-        "state": state,
-        "code_challenge": base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("="),
-        "code_challenge_method": "S256",
-        "scope": " ".join(filter(None, ("openid" if with_openid else "", scope))),
-        "nonce": nonce if with_openid else "",
-        "max_age": "" if max_age is None else str(max_age),
-        "acr_values": acr_values,
-        "prompt": prompt,
-    }
-    query = urlencode({name: value for name, value in request.items() if value})
+    metadata = discovered(issuer_url)
+    flow = begin(metadata, client_id, redirect_uri, scope=scope, max_age=max_age, acr_values=acr_values, prompt=prompt)
     person = _Person(username, password, one_time_password)
-    answer = _through_the_pages(
-        browser or Browser(), f"{metadata.authorization_endpoint}?{query}", redirect_uri, person
-    )
-    code = _code(answer, metadata, state)
-    grant = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri, "code_verifier": verifier}
-    token = _token(metadata, client_id, client_secret, grant, proof)
-    if with_openid:
-        _check_id_token(token, metadata, client_id, nonce)
-    return token
+    answer = _through_the_pages(browser or Browser(), flow.url, redirect_uri, person)
+    return finish(metadata, client_id, client_secret, flow, answer, proof)
 
 
 def machine_token(issuer_url: str, client_id: str, client_secret: str, *, proof: Proof | None = None) -> Token:
     """An access token for a program that acts for itself (client credentials). Raises as `sign_in` does."""
-    return _token(_discover(issuer_url), client_id, client_secret, {"grant_type": "client_credentials"}, proof)
+    return token_for(discovered(issuer_url), client_id, client_secret, {"grant_type": "client_credentials"}, proof)
 
 
 class _Page(msgspec.Struct, frozen=True):
@@ -259,94 +208,6 @@ def _through_the_pages(browser: Browser, url: str, redirect_uri: str, person: _P
     raise SignInFailed(f"the issuer's pages do not come to an end within {STEPS} steps")
 
 
-def _code(answer: Mapping[str, str], metadata: Metadata, state: str) -> str:
-    if not hmac.compare_digest(answer.get("state", "").encode(), state.encode()):
-        raise SignInFailed("the issuer's answer belongs to another sign-in (state)")
-    if answer.get("iss", "" if metadata.authorization_response_iss_parameter_supported else metadata.issuer) != (
-        metadata.issuer
-    ):
-        raise SignInFailed("the answer comes from another issuer (iss)")
-    if "error" in answer:
-        raise SignInFailed(f"the issuer refused the sign-in: {_error_code(answer['error'])}")
-    if not answer.get("code"):
-        raise SignInFailed("the issuer's answer has no code")
-    return answer["code"]
-
-
-def _token(
-    metadata: Metadata, client_id: str, client_secret: str, grant: Mapping[str, str], proof: Proof | None
-) -> Token:
-    # RFC 6749 section 2.3.1: both halves are form-encoded before they are joined.
-    basic = base64.b64encode(f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}".encode()).decode()
-    headers = {"Accept": "application/json", "Authorization": f"Basic {basic}"}
-    if proof is not None:
-        headers["DPoP"] = proof("POST", metadata.token_endpoint)
-    status, _, body = _send(metadata.token_endpoint, headers, urlencode(grant))
-    try:
-        if status != 200:
-            refusal = msgspec.json.decode(body, type=dict[str, object])
-            raise SignInFailed(f"the issuer gives no token ({status}): {_error_code(str(refusal.get('error')))}")
-        token = msgspec.json.decode(body, type=Token)
-    except msgspec.MsgspecError:
-        raise SignInFailed(f"the issuer's answer is no token ({status})") from None
-    if token.token_type.lower() != ("bearer" if proof is None else "dpop"):
-        raise SignInFailed("the token is of another type than was asked for: it is not bound as it should be")
-    return token
-
-
-class _IdClaims(msgspec.Struct):
-    iss: str
-    aud: str | list[str]
-    nonce: str
-
-
-def _check_id_token(token: Token, metadata: Metadata, client_id: str, nonce: str) -> None:
-    # OpenID Connect Core section 3.1.3.7: the nonce is what tells a code of ours from one that somebody slipped in.
-    try:
-        claims = jwt.decode(token.id_token, HttpKeySet(metadata.jwks_uri)(), algorithms=_ID_TOKEN_ALGORITHMS).claims
-        jwt.JWTClaimsRegistry(leeway=30, exp={"essential": True}, iat={"essential": True}).validate(claims)
-        told = msgspec.convert(claims, _IdClaims)
-    except KeysUnavailable as away:
-        raise IssuerUnreachable(away.problem) from None
-    except (JoseError, ValueError):
-        raise SignInFailed("the issuer's ID token is not valid") from None
-    if told.iss != metadata.issuer or told.aud not in (client_id, [client_id]) or told.nonce != nonce:
-        raise SignInFailed("the issuer's ID token belongs to another sign-in")
-
-
-def _discover(issuer_url: str) -> Metadata:
-    try:
-        return discover(issuer_url)
-    except KeysUnavailable as away:
-        raise IssuerUnreachable(f"{away.problem}: {issuer_url}") from None
-
-
-def _send(url: str, headers: dict[str, str], form: str | None) -> tuple[int, http.client.HTTPMessage, str]:
-    parts = urlsplit(url)
-    connection = (
-        http.client.HTTPSConnection(
-            parts.hostname or "", parts.port, timeout=TIMEOUT, context=ssl.create_default_context()
-        )
-        if parts.scheme == "https"
-        else http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT)
-    )
-    if form is not None:
-        headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
-    try:
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET" if form is None else "POST", target, form, headers)
-        response = connection.getresponse()
-        return response.status, response.headers, response.read(_LARGEST_PAGE).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException) as error:
-        raise IssuerUnreachable(f"no answer from {parts.scheme}://{parts.netloc} ({type(error).__name__})") from None
-    finally:
-        connection.close()
-
-
 def _origin(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     return parts.scheme, parts.netloc
-
-
-def _error_code(text: str) -> str:
-    return text if _CODE.fullmatch(text) else "an unreadable error"

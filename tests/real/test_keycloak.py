@@ -27,7 +27,7 @@ from deploy.artifacts import PartUnavailable
 from deploy.keycloak import PAGES, Keycloak, KeycloakRefused, one_time_password, provision
 from deploy.parts import Keycloak as KeycloakPart
 from events.vocabulary import Role
-from services import sign_in_client
+from services import code_flow, sign_in_client
 from services.gateway.dpop import Demand, ProofVerifier, SentProof
 from services.gateway.issuer import Issuer
 from services.gateway.key_set import KEYS_KEPT, KEYS_RENEWED, REFETCH_EVERY, KeyCache, KeysUnavailable
@@ -110,7 +110,7 @@ class Provider:
         form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier} | changes
         form.setdefault("redirect_uri", self.redirect_uri)
         basic = base64.b64encode(f"{PAGES}:{self.secret}".encode()).decode()
-        status, _, body = sign_in_client._send(
+        status, _, body = code_flow.send(
             f"{self.issuer}/protocol/openid-connect/token", {"Authorization": f"Basic {basic}"}, urlencode(form)
         )
         return status, json.loads(body)
@@ -359,7 +359,7 @@ def test_no_client_takes_a_password_itself(client: str, provider: Provider) -> N
     }
     more = {"client_secret": provider.secret} if client == PAGES else {}
     address = f"{provider.issuer}/protocol/openid-connect/token"
-    status, _, body = sign_in_client._send(address, {}, urlencode(password | more))
+    status, _, body = code_flow.send(address, {}, urlencode(password | more))
     assert status in (400, 401)
     assert json.loads(body)["error"] in ("unauthorized_client", "invalid_client")
 
@@ -436,7 +436,7 @@ def test_nobody_makes_themselves_something_else(provider: Provider, admin: Keycl
     )
     grant = {"grant_type": "password", "client_id": "self-service", "username": name, "password": password}
     address = f"{provider.issuer}/protocol/openid-connect/token"
-    _, _, body = sign_in_client._send(address, {}, urlencode(grant | {"scope": "openid"}))
+    _, _, body = code_flow.send(address, {}, urlencode(grant | {"scope": "openid"}))
     bearer = {"Authorization": f"Bearer {json.loads(body)['access_token']}", "Accept": "application/json"}
 
     def account_api(content: str | None) -> tuple[int, Any]:
@@ -578,7 +578,7 @@ def test_an_address_that_is_not_ours_to_the_letter_gets_neither_code_nor_error(
 
 
 def test_the_sign_in_page_cannot_be_framed(provider: Provider) -> None:
-    _, headers, _ = sign_in_client._send(provider.authorize(), {}, None)
+    _, headers, _ = code_flow.send(provider.authorize(), {}, None)
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
     assert headers["X-Frame-Options"] == "DENY"
 
