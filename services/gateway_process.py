@@ -19,6 +19,8 @@ from services.gateway.alert_routes import set_aside_on_postgresql
 from services.gateway.api import create_app
 from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
+from services.gateway.pages import add_pages
+from services.gateway.pages.sessions import Sessions
 from services.gateway.read_model import ReadModel
 from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
@@ -69,6 +71,8 @@ class GatewayProcess:
             set_aside=set_aside_on_postgresql(self.log.engine),
         )
         self.app = create_app(self.gateway, settings.url, self.ready, *identity.blueprints)
+        self.sessions = Sessions(self.log.engine, real_time)
+        add_pages(self.app, self.gateway, identity, self.sessions, settings, real_time)
 
     def start(self) -> None:
         announcer = Announcer(self.log.engine, log_channel("gateway"))
@@ -82,7 +86,11 @@ class GatewayProcess:
         self.log.listeners.append(announcer)
         engine = self.log.engine
         self.threads.start("hints", lambda stop: pass_on(engine, READ_MODEL, [somebody_else_moved], stop))
-        chores = (lambda: self.gateway.intake.forget_old_keys(self.clock()), self._identity.store.forget_expired)
+        chores = (
+            lambda: self.gateway.intake.forget_old_keys(self.clock()),
+            self._identity.store.forget_expired,
+            self.sessions.forget_ended,
+        )
         self.threads.start("housekeeping", lambda stop: keep_house(chores, stop))
 
     def stop(self) -> None:

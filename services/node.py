@@ -32,6 +32,8 @@ from services.gateway.authorization_server import refuse_when_external
 from services.gateway.erasure import Eraser
 from services.gateway.identity import demo_identity
 from services.gateway.intake import Intake
+from services.gateway.pages import add_pages
+from services.gateway.pages.sessions import Sessions
 from services.gateway.principals import Account, demo_principals
 from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
@@ -155,7 +157,11 @@ class Node:
             threading.Thread(target=follower.run, args=(self._stop,), name=follower.consumer.name, daemon=True)
             for follower in self.core.followers
         ]
-        chores = (lambda: self.core.intake.forget_old_keys(self.clock()), self._token_store.forget_expired)
+        chores = (
+            lambda: self.core.intake.forget_old_keys(self.clock()),
+            self._token_store.forget_expired,
+            self.sessions.forget_ended,
+        )
         self._threads.append(
             threading.Thread(target=keep_house, args=(chores, self._stop), name="housekeeping", daemon=True)
         )
@@ -216,7 +222,11 @@ class Node:
             new_id=lambda: str(uuid4()),
             set_aside=set_aside_in_node(self.core.consumers),
         )
-        return create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
+        app = create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
+        self.sessions = Sessions(store.engine, real_time)
+        self.sessions.create_schema()
+        add_pages(app, self.gateway, identity, self.sessions, self.settings, real_time)
+        return app
 
 
 def demo_accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:

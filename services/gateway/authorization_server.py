@@ -233,7 +233,7 @@ def authorization_server(
 
     @blueprint.get("/.well-known/oauth-authorization-server")
     def metadata() -> Response:
-        return jsonify(_metadata(issuer))
+        return jsonify(metadata_of(issuer))
 
     @blueprint.get("/oauth/jwks.json")
     def jwks() -> Response:
@@ -297,7 +297,8 @@ def _refuse_elsewhere(address: str, what: str) -> None:
         )
 
 
-def _metadata(issuer: str) -> dict[str, Any]:
+def metadata_of(issuer: str) -> dict[str, Any]:
+    """What the embedded server says about itself (RFC 8414)."""
     return {
         "issuer": issuer,
         "authorization_endpoint": f"{issuer}/oauth/authorize",

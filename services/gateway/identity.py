@@ -4,14 +4,15 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import msgspec
 from flask import Blueprint
 from joserfc.jwk import KeySet
 
 from events.vocabulary import Role
 from services.config import BadSetting, Settings
-from services.gateway.authorization_server import authorization_server
+from services.gateway.authorization_server import authorization_server, metadata_of
 from services.gateway.dpop import Demand, ProofVerifier
-from services.gateway.issuer import Issuer
+from services.gateway.issuer import Issuer, Metadata
 from services.gateway.node_secrets import load_or_create_logins, load_or_create_signing_key, public_keys
 from services.gateway.oauth_grants import PagesClient
 from services.gateway.principals import Account
@@ -40,6 +41,11 @@ class Identity:
     """The demo sign-in's: secret by user name. They are shown on the screen."""
     unready: Callable[[], str | None] = lambda: None
     """Why nobody can be told from a forger now, and what to do about it."""
+    metadata: Callable[[], Metadata] = field(kw_only=True)
+    """What the issuer says about itself, for the pages; may raise KeysUnavailable."""
+    pages_secret: Callable[[], str] = field(kw_only=True)
+    """The secret of the pages as the issuer's client; may raise BadSetting."""
+    issuer: str = field(kw_only=True)
 
 
 def demo_identity(
@@ -73,7 +79,16 @@ def demo_identity(
         now=now,
     )
     verifier = _verifier(settings, settings.url, lambda: public_keys(signing_key), countries, store, proofs, now)
-    return Identity(verifier, store, (server,), logins)
+    described = msgspec.convert(metadata_of(settings.url), Metadata)
+    return Identity(
+        verifier,
+        store,
+        (server,),
+        logins,
+        metadata=lambda: described,
+        pages_secret=lambda: secret,
+        issuer=settings.url,
+    )
 
 
 def external_identity(
@@ -89,7 +104,14 @@ def external_identity(
     issuer = Issuer(settings.issuer, now)
     proofs = ProofVerifier(public_url=settings.url, is_first_use=store.is_first_use, now=now)
     verifier = _verifier(settings, issuer.url, issuer.key_set, countries, store, proofs, now)
-    return Identity(verifier, store, unready=issuer.unready)
+    return Identity(
+        verifier,
+        store,
+        unready=issuer.unready,
+        metadata=issuer.metadata,
+        pages_secret=lambda: settings.secret("pages_client_secret"),
+        issuer=issuer.url,
+    )
 
 
 def _verifier(

@@ -43,13 +43,13 @@ class TokenStore:
     """
 
     def __init__(self, engine: sa.Engine, now: Callable[[], datetime]) -> None:
-        self._engine = engine
+        self.engine = engine
         self._now = now
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
     def create_schema(self) -> None:
         """Makes the tables where nobody migrates (the embedded node)."""
-        metadata.create_all(self._engine)
+        metadata.create_all(self.engine)
 
     def revoke(self, subject: str, until: datetime) -> None:
         """Refuse this token id, or everything of this person id, until then."""
@@ -61,7 +61,7 @@ class TokenStore:
         """Whether any of these token and person ids is revoked now."""
         now = self._now().timestamp()
         stands = sa.and_(revocations.c.subject.in_(subjects), revocations.c.until > now)
-        with _closed_on_trouble(), self._engine.connect() as connection:
+        with _closed_on_trouble(), self.engine.connect() as connection:
             return connection.execute(sa.select(revocations.c.until).where(stands).limit(1)).first() is not None
 
     def is_first_use(self, proof: str, until: datetime) -> bool:
@@ -83,11 +83,11 @@ class TokenStore:
                 connection.execute(sa.delete(table).where(table.c.until < past))
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with _closed_on_trouble(), self._engine.execution_options(haven_writes=True).begin() as connection:
+        with _closed_on_trouble(), self.engine.execution_options(haven_writes=True).begin() as connection:
             yield connection
 
 

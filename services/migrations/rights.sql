@@ -51,6 +51,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON capacity.inbox, capacity.parked, capacit
 GRANT SELECT, INSERT, DELETE ON capacity.bed_claims TO haven_capacity; -- a claim is given back, never moved
 GRANT SELECT ON gateway.cursors TO haven_gateway; -- how far the projection is
 
+-- Sessions of the pages: nobody else has to do with them.
+GRANT SELECT, INSERT, UPDATE (seen_at, sealed), DELETE ON gateway.page_sessions TO haven_gateway;
+
 -- The relay.
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.relay_cursors, placement.relay_cursors, capacity.relay_cursors
     TO haven_relay;

@@ -1,0 +1,91 @@
+"""The pages: what people see. A page is a client of the API inside the same process: it can do nothing the API refuses."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+from flask import Flask, g, request
+
+from events.vocabulary import Role
+from services.config import BadSetting, Settings
+from services.gateway.identity import PAGES as CLIENT
+from services.gateway.identity import Identity
+from services.gateway.pages import entrance
+from services.gateway.pages.frame import Page, Site, frame
+from services.gateway.pages.language import gettext, language, speak
+from services.gateway.pages.login import Login, LoginFailed, origin_of
+from services.gateway.pages.sessions import Sessions
+from services.gateway.pages.words import problem_words, word
+from services.gateway.routing import Gateway
+
+STATIC = Path(__file__).parent.parent / "static"
+
+MENUS: Mapping[Role, tuple[tuple[str, str], ...]] = {
+    Role.REFERRER: (),
+    Role.SHELTER: (),
+    Role.COORDINATOR: (),
+    Role.GUARDIAN: (),
+    Role.ESCORT: (),
+    Role.AUDITOR: (),
+}
+
+PAGES: tuple[Page, ...] = (*entrance.PAGES,)
+"""Every page for whoever is signed in."""
+
+
+def add_pages(
+    app: Flask,
+    gateway: Gateway,
+    identity: Identity,
+    sessions: Sessions,
+    settings: Settings,
+    now: Callable[[], datetime],
+) -> Site:
+    """Gives the application its pages. `now` is real time."""
+    login = Login(
+        sessions=sessions,
+        verifier=identity.verifier,
+        metadata=identity.metadata,
+        client_id=CLIENT.client_id,
+        client_secret=lambda: _secret(identity),
+        url=settings.url,
+        origin=origin_of(identity.issuer),
+        now=now,
+        is_revoked=identity.store.is_revoked,
+        signing_acr=settings.signing_acr,
+    )
+    site = Site(gateway, sessions, login, settings.url)
+    app.register_blueprint(frame(site, PAGES, open_to_all=(entrance.entrance(site),)))
+    speak(app)
+    app.jinja_env.globals |= {
+        "exit_to": entrance.EXIT_TO,
+        "here": lambda: request.full_path.rstrip("?"),
+        "language": language,
+        "menu": _menu,
+        "nonce": lambda: g.nonce,
+        "problem_words": problem_words,
+        "static": _static,
+        "word": word,
+    }
+    return site
+
+
+def _menu() -> list[tuple[str, str]]:
+    """The pages of whoever looks, in the order in which they are needed."""
+    return [(address, gettext(name)) for address, name in MENUS[g.visit.principal.role]]
+
+
+@cache
+def _static(name: str) -> str:
+    """The address of a file, which changes when the file does: it may be kept for ever."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f"/static/{name}?{digest}"
+
+
+def _secret(identity: Identity) -> str:
+    try:
+        return identity.pages_secret()
+    except BadSetting:
+        raise LoginFailed("sign-in-unavailable", 503) from None

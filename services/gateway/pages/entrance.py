@@ -1,0 +1,121 @@
+"""Coming in and going out: sign-in, sign-out, the exit, the language, and where somebody is signed in."""
+
+from flask import Blueprint, Response, g, make_response, render_template, request
+
+from events.vocabulary import Role
+from services.gateway.pages.frame import (
+    LANGUAGE_COOKIE,
+    FormTooOld,
+    Page,
+    Site,
+    Visit,
+    own_path,
+    page,
+    require_own_form,
+    see_other,
+)
+from services.gateway.pages.language import LANGUAGES, gettext
+from services.gateway.pages.sessions import session_id_of
+
+EXIT_TO = "https://www.meteo.be/"
+"""Where the exit leads: a page of the weather, which says nothing about who opened it."""
+
+FIRST_PAGE = {
+    Role.REFERRER: "/requests",
+    Role.SHELTER: "/asks",
+    Role.COORDINATOR: "/board",
+    Role.GUARDIAN: "/requests",
+    Role.ESCORT: "/requests",
+    Role.AUDITOR: "/audit",
+}
+
+
+def entrance(site: Site) -> Blueprint:
+    """What is open to whoever has not signed in yet, or no longer."""
+    blueprint = Blueprint("entrance", __name__)
+
+    @blueprint.get("/")
+    def start() -> Response:
+        visit = _visit(site)
+        if visit is not None:
+            return see_other(FIRST_PAGE[visit.principal.role])
+        return make_response(render_template("start.html", visit=None, notices=[], kept={}))
+
+    @blueprint.get("/sign-in")
+    def sign_in() -> Response:
+        return site.login.begin(own_path(request.args.get("to", "/")))
+
+    @blueprint.get("/signed-in")
+    def signed_in() -> Response:
+        session, came_from = site.login.finish()
+        before = request.cookies.get(site.cookie, "")
+        if before:
+            site.sessions.end(before)  # whatever it was: nobody brings a session into a sign-in
+        # A page and no redirect: coming from another site the browser would leave the strict cookie out of its next request.
+        response = make_response(render_template("on_we_go.html", visit=None, notices=[], kept={}, address=came_from))
+        site.set_cookie(response, site.cookie, site.sessions.begin(session))
+        return response
+
+    @blueprint.post("/sign-out")
+    def sign_out() -> Response:
+        return _leave(site, lambda visit: site.login.sign_out_address(visit.session) or "/")
+
+    @blueprint.post("/exit")
+    def leave_fast() -> Response:
+        return _leave(site, lambda _visit: EXIT_TO)
+
+    @blueprint.get("/language/<code>")
+    def choose(code: str) -> Response:
+        response = see_other(own_path(request.args.get("to", "/")))
+        if any(code == language.code for language in LANGUAGES):
+            site.set_cookie(response, LANGUAGE_COOKIE, code, max_age=365 * 24 * 3600, samesite="Lax")
+        return response
+
+    return blueprint
+
+
+def _leave(site: Site, where) -> Response:  # type: ignore[no-untyped-def]
+    visit = _visit(site)
+    address = "/"
+    if visit is not None:
+        require_own_form(site, visit.session)
+        address = where(visit)
+        site.sessions.end(visit.cookie)
+    elif request.headers.get("Origin", site.url) != site.url:
+        raise FormTooOld
+    elif request.path == "/exit":
+        address = EXIT_TO  # whoever was locked meanwhile still wants to be gone
+    # No redirect: form-action would keep a form from leading to another site.
+    response = make_response(render_template("on_we_go.html", visit=None, notices=[], kept={}, address=address))
+    response.delete_cookie(site.cookie, path="/", secure=site.is_secure, httponly=True, samesite="Strict")
+    response.headers["Clear-Site-Data"] = '"cache", "storage"'
+    return response
+
+
+def _visit(site: Site) -> Visit | None:
+    cookie = request.cookies.get(site.cookie, "")
+    session = site.sessions.find(cookie) if cookie else None
+    if session is None or session.principal is None:
+        return None
+    session = site.login.still_valid(cookie, session)
+    return None if session is None else Visit(site, cookie, session, {}, g.language)
+
+
+@page("GET", "/sessions")
+def sessions(visit: Visit) -> Response:
+    return visit.render(
+        "sessions.html", sessions=visit.site.sessions.of(visit.principal.person), own=session_id_of(visit.cookie)
+    )
+
+
+@page("POST", "/sessions/end")
+def end_session(visit: Visit) -> Response:
+    person = visit.principal.person
+    if visit.text("which") == "all":
+        visit.site.sessions.end_all(person)
+        return see_other("/")
+    visit.site.sessions.end_one(person, visit.text("which"))
+    return visit.go_to("/sessions", gettext("That session has ended."))
+
+
+PAGES: tuple[Page, ...] = (sessions, end_session)

@@ -1,0 +1,292 @@
+"""What every page is made of: who looks, in which language, under which headers, and how a page asks the API."""
+
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import msgspec
+from flask import Blueprint, Response, current_app, g, make_response, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from events.vocabulary import Role
+from reference import Reference
+from services.gateway.pages.language import LANGUAGES, Language, chosen_language, gettext
+from services.gateway.pages.login import Login, LoginFailed
+from services.gateway.pages.sessions import KeptForm, Session, Sessions, session_id_of
+from services.gateway.principals import Principal
+from services.gateway.read_model import Json
+from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
+
+LARGEST_FORM = 64 * 1024
+LANGUAGE_COOKIE = "haven-language"
+_A_YEAR_OF_SECONDS = 365 * 24 * 3600
+_OWN_PATH = re.compile(r"\A/[A-Za-z0-9_./~-]*(\?[A-Za-z0-9_.~=&%+-]*)?\Z")
+
+
+class Refused(Exception):
+    """The API said no: its problem document, for the page that asked."""
+
+    def __init__(self, status: int, problem: Json) -> None:
+        self.status = status
+        self.problem = problem
+        self.code: str = str(problem.get("type", "")).rpartition("/")[2]
+        super().__init__(self.code)
+
+
+class FormTooOld(Exception):
+    """A form without the token of this session: from another site, or from before the last sign-in."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API answered."""
+
+    status: int
+    data: Any
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page, or one thing a page can do. A route without one cannot exist."""
+
+    method: str
+    path: str
+    roles: tuple[Role, ...]
+    view: "View"
+
+
+View = Callable[["Visit"], Response]
+
+EVERYBODY = tuple(role for role in Role if role is not Role.SYSTEM)
+
+
+def page(method: str, path: str, *roles: Role) -> Callable[[View], Page]:
+    """Declares a page for these roles; for whoever is signed in, if none is named."""
+
+    def declare(view: View) -> Page:
+        return Page(method, path, roles or EVERYBODY, view)
+
+    return declare
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the pages work with."""
+
+    gateway: Gateway
+    sessions: Sessions
+    login: Login
+    url: str
+    """Where people reach the pages: scheme, host and port."""
+
+    @property
+    def reference(self) -> Reference:
+        return self.gateway.reference
+
+    @property
+    def is_secure(self) -> bool:
+        return self.url.startswith("https:")
+
+    @property
+    def cookie(self) -> str:
+        """A browser takes a `__Host-` cookie from nobody else; it needs TLS, which the embedded node has not."""
+        return "__Host-haven" if self.is_secure else "haven"
+
+    def set_cookie(self, response: Response, name: str, value: str, **more: Any) -> None:
+        settings: dict[str, Any] = {"path": "/", "httponly": True, "secure": self.is_secure, "samesite": "Strict"}
+        response.set_cookie(name, value, **settings | more)
+
+
+@dataclass
+class Visit:
+    """One request for a page by somebody who is signed in."""
+
+    site: Site
+    cookie: str
+    session: Session
+    path: Mapping[str, str] = field(default_factory=dict)
+    language: Language = field(default_factory=lambda: chosen_language("", ""))
+
+    @property
+    def principal(self) -> Principal:
+        assert self.session.principal is not None
+        return self.session.principal
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json | None = None,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Asks the API on behalf of whoever looks at the page; `path` is what follows /api/v1. Raises Refused."""
+        sent = dict(headers or {})
+        if method == "POST":
+            sent["Idempotency-Key"] = key or uuid4().hex
+        context = current_app.test_request_context(
+            f"{PREFIX}{path}",
+            method=method,
+            base_url=self.site.url,
+            query_string=dict(query or {}),
+            json=body,
+            headers=sent,
+            environ_overrides={ON_BEHALF_OF: self.principal},
+        )
+        with context:
+            response = current_app.full_dispatch_request()
+        data = msgspec.json.decode(response.get_data()) if response.get_data() else None
+        if response.status_code >= 400:
+            raise Refused(response.status_code, data or {})
+        return Answer(response.status_code, data, response.headers.get("ETag", ""))
+
+    def text(self, name: str) -> str:
+        """One field of the form that was sent, without space around it; empty if it is not there."""
+        return request.form.get(name, "").strip()
+
+    def texts(self, name: str) -> list[str]:
+        """All values of a field: boxes that were ticked."""
+        return request.form.getlist(name)
+
+    def render(self, template: str, status: int = 200, **context: Any) -> Response:
+        notices, self.session.notices = self.session.notices, []
+        if notices:
+            self.site.sessions.keep(self.cookie, self.session)
+        kept = dict(self.session.kept.fields) if self.session.kept else {}
+        return make_response(render_template(template, visit=self, notices=notices, kept=kept, **context), status)
+
+    def go_to(self, path: str, notice: str = "") -> Response:
+        """On to another page, which says once what was done."""
+        if notice:
+            self.session.notices = [*self.session.notices, notice]
+        self.session.kept = None
+        self.site.sessions.keep(self.cookie, self.session)
+        return see_other(path)
+
+
+def see_other(address: str) -> Response:
+    """303: what was sent is done, and a reload repeats nothing."""
+    return Response(status=303, headers={"Location": address})
+
+
+def own_path(text: str) -> str:
+    """A path on this site, or the first page: what comes from an address is never a way to somewhere else."""
+    return text if _OWN_PATH.match(text) and not text.startswith("//") and ".." not in text else "/"
+
+
+def guarded(site: Site, page: Page) -> Callable[..., Response]:
+    """The page behind its rule: signed in, in one of its roles, and a form only with its token."""
+
+    def open_page(**path: str) -> Response:
+        cookie = request.cookies.get(site.cookie, "")
+        session = site.sessions.find(cookie) if cookie else None
+        if session is None or session.principal is None:
+            return _sign_in_first(site)
+        session = site.login.still_valid(cookie, session)
+        if session is None or session.principal is None:
+            return _sign_in_first(site)
+        visit = Visit(site, cookie, session, path, g.language)
+        g.visit = visit
+        if page.method == "POST":
+            require_own_form(site, session)
+        if session.principal.role not in page.roles:
+            return visit.render("problem.html", 403, code="wrong-role")
+        try:
+            return page.view(visit)
+        except Refused as refused:
+            return _refused(visit, refused)
+
+    open_page.__name__ = f"{page.view.__module__.rpartition('.')[2]}_{page.view.__name__}"
+    return open_page
+
+
+def require_own_form(site: Site, session: Session) -> None:
+    """Raises FormTooOld unless the form came from one of our own pages, in this session. All ports of a host share their
+    cookies, so the token alone would not do, and neither would the origin: both."""
+    if request.headers.get("Origin", site.url) != site.url:
+        raise FormTooOld
+    if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        raise FormTooOld
+    if not hmac.compare_digest(request.form.get("csrf", "").encode(), session.csrf.encode()):
+        raise FormTooOld
+
+
+def _sign_in_first(site: Site) -> Response:
+    # What was being sent is lost here on purpose: without a session nobody can say whose it is.
+    wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
+    return site.login.begin(own_path(wanted))
+
+
+def _refused(visit: Visit, refused: Refused) -> Response:
+    if refused.code == "sign-in-again":
+        fields = tuple((name, value) for name, value in request.form.items(multi=True) if name != "csrf")
+        kept = None
+        if request.method == "POST":
+            kept = KeptForm(path=request.path, fields=fields, person=visit.principal.person)
+        page = own_path(request.form.get("page", request.path))
+        return visit.site.login.begin(page, fresh=True, kept=kept, replaces=session_id_of(visit.cookie))
+    return visit.render("problem.html", refused.status, code=refused.code, problem=refused.problem)
+
+
+def frame(site: Site, pages: Iterable[Page], *, open_to_all: Sequence[Blueprint] = ()) -> Blueprint:
+    """The pages as one blueprint."""
+    blueprint = Blueprint(
+        "pages", __name__, template_folder="../templates", static_folder="../static", static_url_path="/static"
+    )
+    blueprint.before_request(_prepare)
+    blueprint.after_request(lambda response: _harden(site, response))
+    blueprint.register_error_handler(FormTooOld, lambda _old: _plain_problem("form-too-old", 403))
+    blueprint.register_error_handler(LoginFailed, lambda failed: _plain_problem(failed.code, failed.status))
+    blueprint.register_error_handler(HTTPException, lambda error: _plain_problem("not-found", error.code or 500))
+    for one in pages:
+        blueprint.add_url_rule(one.path, view_func=guarded(site, one), methods=[one.method])
+    for other in open_to_all:
+        blueprint.register_blueprint(other)
+    return blueprint
+
+
+def _prepare() -> None:
+    request.max_content_length = LARGEST_FORM
+    g.nonce = secrets.token_urlsafe(16)
+    g.language = chosen_language(request.cookies.get(LANGUAGE_COOKIE, ""), request.headers.get("Accept-Language", ""))
+    g.visit = None
+
+
+def _plain_problem(code: str, status: int) -> Response:
+    return make_response(render_template("problem.html", visit=g.get("visit"), notices=[], kept={}, code=code), status)
+
+
+def _harden(site: Site, response: Response) -> Response:
+    issuer = urlsplit(site.login.origin)
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'nonce-{g.nonce}' 'strict-dynamic'; style-src 'self'; font-src 'self'; "
+        "img-src 'self'; connect-src 'self'; manifest-src 'self'; "
+        # The issuer's origin too: browsers apply form-action to where the answer to a form redirects.
+        f"form-action 'self' {issuer.scheme}://{issuer.netloc}; "
+        "frame-ancestors 'none'; base-uri 'none'; object-src 'none'; "
+        "require-trusted-types-for 'script'; trusted-types htmx"
+    )
+    # "no-referrer" would turn the origin of a form into "null", and that header is checked.
+    response.headers["Referrer-Policy"] = "same-origin"
+    if site.is_secure:
+        response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+    if request.endpoint == "pages.static" and response.status_code == 200:
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    else:
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def other_languages(now: Language) -> list[Language]:
+    return [language for language in LANGUAGES if language != now]
+
+
+__all__ = ["EVERYBODY", "Answer", "Page", "Refused", "Site", "Visit", "frame", "gettext", "page", "see_other"]

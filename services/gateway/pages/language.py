@@ -1,0 +1,115 @@
+"""Which language a page is in, and its words. The source texts are English; every other catalogue is a .po file that people
+can read and correct, compiled when the process starts."""
+
+import io
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from babel import Locale, negotiate_locale
+from babel.dates import format_datetime, format_timedelta
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+from babel.support import NullTranslations, Translations
+from flask import Flask, g, has_request_context
+
+CATALOGUES = Path(__file__).parent.parent / "locale"
+ZONE = ZoneInfo("Europe/Brussels")
+"""All three countries share it."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language of the pages. `locale` says how dates and numbers look: plain `en` would print 11/23/26."""
+
+    code: str
+    name: str
+    locale: str
+
+
+LANGUAGES = (
+    Language("nl", "Nederlands", "nl_BE"),
+    Language("fr", "Français", "fr_BE"),
+    Language("de", "Deutsch", "de_DE"),
+    Language("en", "English", "en_GB"),
+)
+_BY_CODE = {language.code: language for language in LANGUAGES}
+
+
+def chosen_language(chosen: str, accepted: str) -> Language:
+    """What somebody chose, or the first language of their browser that there is, or English."""
+    if chosen in _BY_CODE:
+        return _BY_CODE[chosen]
+    wanted = [part.partition(";")[0].strip().replace("-", "_") for part in accepted.split(",")[:10]]
+    found = negotiate_locale([one for one in wanted if one], list(_BY_CODE)) or next(
+        (one[:2] for one in wanted if one[:2] in _BY_CODE), "en"
+    )
+    return _BY_CODE[found]
+
+
+@cache
+def translations(code: str) -> NullTranslations:
+    """The catalogue of one language; English needs none."""
+    path = CATALOGUES / f"{code}.po"
+    if code == "en" or not path.exists():
+        return NullTranslations()
+    compiled = io.BytesIO()
+    with path.open("rb") as catalogue:
+        write_mo(compiled, read_po(catalogue, locale=code))
+    compiled.seek(0)
+    return Translations(compiled)
+
+
+def language() -> Language:
+    """That of the page being made."""
+    now = g.get("language") if has_request_context() else None
+    return now if isinstance(now, Language) else _BY_CODE["en"]
+
+
+def gettext(text: str, **values: object) -> str:
+    """The text in the language of the page, with its values filled in."""
+    translated = str(translations(language().code).ugettext(text))
+    return translated % values if values else translated
+
+
+def ngettext(one: str, many: str, count: int, **values: object) -> str:
+    """The same for a text that says how many; each language has its own plural forms."""
+    translated = str(translations(language().code).ungettext(one, many, count))
+    return translated % {"num": count, **values}
+
+
+def moment(value: str | datetime, form: str = "short") -> str:
+    """A moment as people of the page's language write it, 24 hours, in Brussels' time."""
+    at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return format_datetime(at.astimezone(ZONE), form, locale=language().locale)
+
+
+def age(value: str | datetime, now: datetime) -> str:
+    """How long ago something was, in words."""
+    at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return format_timedelta(at - now, add_direction=True, locale=language().locale)
+
+
+def country_name(code: str) -> str:
+    """A country in the language of the page."""
+    return str(Locale.parse(language().locale).territories.get(code, code))
+
+
+def language_name(code: str) -> str:
+    """A language in the language of the page."""
+    return str(Locale.parse(language().locale).languages.get(code, code))
+
+
+def speak(app: Flask) -> None:
+    """Gives the templates their words."""
+    environment = app.jinja_env
+    environment.add_extension("jinja2.ext.i18n")
+    environment.install_gettext_callables(  # type: ignore[attr-defined]
+        lambda text: translations(language().code).ugettext(text),
+        lambda one, many, count: translations(language().code).ungettext(one, many, count),
+        newstyle=True,
+    )
+    environment.filters |= {"moment": moment, "country": country_name, "tongue": language_name}
+    environment.globals |= {"age": age, "LANGUAGES": LANGUAGES}

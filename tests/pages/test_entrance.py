@@ -1,0 +1,113 @@
+"""Coming in and going out of the pages."""
+
+import re
+
+import pytest
+
+from services.gateway.pages.sessions import Session
+from services.gateway.principals import Principal
+from tests.gateway.world import HOST, POLICE, World
+from tests.pages.reader import CSRF, Reader, words
+
+
+@pytest.fixture
+def police(world: World) -> Reader:
+    return Reader(world, POLICE)
+
+
+def test_whoever_is_not_signed_in_sees_the_first_page_and_nothing_else(world: World) -> None:
+    client = world.node.app.test_client()
+    url = world.node.settings.url
+    first = client.get("/", base_url=url)
+    assert first.status_code == 200
+    assert "Sign in" in words(first)
+    sent_away = client.get("/sessions", base_url=url)
+    assert sent_away.status_code == 303
+    assert sent_away.headers["Location"].startswith(f"{url}/oauth/authorize?")
+    assert "state=" in sent_away.headers["Location"]
+    assert "code_challenge_method=S256" in sent_away.headers["Location"]
+
+
+def test_no_page_may_be_kept_framed_or_scripted_from_elsewhere(police: Reader) -> None:
+    answer = police.get("/sessions")
+    policy = answer.headers["Content-Security-Policy"]
+    nonce = re.search(r"'nonce-([\w-]+)'", policy)
+    assert nonce
+    assert f'nonce="{nonce[1]}"' in answer.get_data(as_text=True)
+    for rule in ("default-src 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", "base-uri 'none'"):
+        assert rule in policy
+    assert "unsafe" not in policy
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert nonce[1] not in police.get("/sessions").headers["Content-Security-Policy"]
+
+
+def test_somebody_who_signs_out_is_out_at_once(police: Reader, world: World) -> None:
+    assert police.send("/sign-out").status_code == 200
+    assert world.node.sessions.find(police.cookie) is None
+    assert police.get("/sessions").status_code == 303
+
+
+def test_the_exit_ends_the_session_and_leads_to_the_weather(police: Reader, world: World) -> None:
+    answer = police.send("/exit")
+    assert answer.status_code == 200
+    assert 'http-equiv="refresh" content="0;url=https://www.meteo.be/"' in answer.get_data(as_text=True)
+    assert world.node.sessions.find(police.cookie) is None
+
+
+@pytest.mark.parametrize("path", ["/sign-out", "/exit", "/sessions/end"])
+@pytest.mark.parametrize("forged", ["csrf", "origin", "site"])
+def test_a_form_from_elsewhere_changes_nothing(world: World, path: str, forged: str) -> None:
+    police = Reader(world, POLICE)
+    headers = {"Origin": "https://elsewhere.example" if forged == "origin" else world.node.settings.url}
+    if forged == "site":
+        headers["Sec-Fetch-Site"] = "cross-site"
+    answer = police.client.post(
+        path,
+        base_url=world.node.settings.url,
+        data={"csrf": "forged" if forged == "csrf" else CSRF, "which": "all"},
+        headers=headers,
+    )
+    assert answer.status_code == 403
+    assert "too old" in words(answer)
+    assert world.node.sessions.find(police.cookie) is not None
+
+
+def test_a_revoked_person_is_out_everywhere_with_the_next_page(world: World) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    who = HOST
+    reader = Reader(world, who)
+    world.node._token_store.revoke(who.person, datetime.now(UTC) + timedelta(seconds=60))
+    assert reader.get("/sessions").status_code == 303
+    assert world.node.sessions.find(reader.cookie) is None
+
+
+def test_the_language_is_chosen_once_and_an_address_never_leads_elsewhere(police: Reader) -> None:
+    answer = police.get("/language/nl?to=/sessions")
+    assert answer.headers["Location"] == "/sessions"
+    assert 'lang="nl"' in police.get("/sessions").get_data(as_text=True)
+    for address in ("https://elsewhere.example/", "//elsewhere.example", "/\\elsewhere.example", "/%2f%2felsewhere", "x"):
+        assert police.get("/language/nl", query_string={"to": address}).headers["Location"] == "/"
+
+
+def test_a_session_of_somebody_who_has_not_come_back_from_the_issuer_opens_nothing(world: World) -> None:
+    cookie = world.node.sessions.begin(Session(csrf="c"))
+    client = world.node.app.test_client()
+    client.set_cookie("haven", cookie, domain="127.0.0.1")
+    assert client.get("/sessions", base_url=world.node.settings.url).status_code == 303
+
+
+def test_coming_back_without_having_begun_is_refused(world: World) -> None:
+    client = world.node.app.test_client()
+    answer = client.get("/signed-in?code=x&state=y", base_url=world.node.settings.url)
+    assert answer.status_code == 400
+    assert "not begun here" in words(answer)
+
+
+def test_nobody_outside_can_say_on_whose_behalf_they_ask(world: World) -> None:
+    principal: Principal = world.node.gateway.verifier.principal(world.token(POLICE))
+    for name in ("haven.principal", "Haven-Principal", "haven_principal", "HTTP_haven.principal"):
+        answer = world.client.get("/api/v1/relocation-requests", headers={name: repr(principal)})
+        assert answer.status_code == 401
