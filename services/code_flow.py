@@ -1,8 +1,8 @@
 """Authorization code with PKCE, from the client's side: `state`, `nonce` and `iss` (RFC 6749, 7636, 9207, OpenID Connect
 Core 1.0), with Keycloak and with the embedded server.
 
-`begin` makes the address a browser is sent to, `finish` turns what the browser brings back into tokens, `renew` a refresh token
-into new ones. What must be kept between the first two is in `Flow`, and belongs to that browser alone.
+`begin` makes the address a browser is sent to, `finish` turns what the browser brings back into tokens. What must be kept
+between the two is in `Flow`, and belongs to that browser alone.
 """
 
 import base64
@@ -49,7 +49,6 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     expires_in: int
     scope: str = ""
     id_token: str = ""
-    refresh_token: str = ""
 
     def __repr__(self) -> str:
         return (
@@ -127,13 +126,6 @@ def finish(
     if flow.nonce:
         _check_id_token(token, metadata, client_id, flow.nonce)
     return token
-
-
-def renew(metadata: Metadata, client_id: str, client_secret: str, refresh_token: str) -> Token:
-    """New tokens for an old refresh token, without asking the person. Raises `SignInFailed` when the sign-in is over, or
-    `IssuerUnreachable`."""
-    grant = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-    return token_for(metadata, client_id, client_secret, grant, None)
 
 
 def discovered(issuer_url: str) -> Metadata:

@@ -225,7 +225,7 @@ class Node:
         app = create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
         self.sessions = Sessions(store.engine, real_time)
         self.sessions.create_schema()
-        add_pages(app, self.gateway, identity, self.sessions, self.settings, real_time)
+        self.site = add_pages(app, self.gateway, identity, self.sessions, self.settings, real_time)
         return app
 
 

@@ -1,6 +1,7 @@
 """Somebody at the pages, without a browser: cookies, forms, and what a page says."""
 
 import re
+from datetime import UTC, datetime
 from html import unescape
 from typing import Any
 
@@ -20,7 +21,8 @@ class Reader:
         self.who = who
         self.client = world.node.app.test_client()
         principal = world.node.gateway.verifier.principal(world.token(who))
-        self.cookie = world.node.sessions.begin(Session(csrf=CSRF, principal=principal))
+        now = int(datetime.now(UTC).timestamp())
+        self.cookie = world.node.sessions.begin(Session(csrf=CSRF, principal=principal, checked_at=now))
         self.client.set_cookie("haven", self.cookie, domain="127.0.0.1")
         self.client.set_cookie("haven-language", language, domain="127.0.0.1")
 

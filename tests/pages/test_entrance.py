@@ -1,6 +1,7 @@
 """Coming in and going out of the pages."""
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -34,7 +35,12 @@ def test_no_page_may_be_kept_framed_or_scripted_from_elsewhere(police: Reader) -
     nonce = re.search(r"'nonce-([\w-]+)'", policy)
     assert nonce
     assert f'nonce="{nonce[1]}"' in answer.get_data(as_text=True)
-    for rule in ("default-src 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", "base-uri 'none'"):
+    for rule in (
+        "default-src 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "base-uri 'none'",
+    ):
         assert rule in policy
     assert "unsafe" not in policy
     assert answer.headers["Cache-Control"] == "no-store"
@@ -75,8 +81,6 @@ def test_a_form_from_elsewhere_changes_nothing(world: World, path: str, forged: 
 
 
 def test_a_revoked_person_is_out_everywhere_with_the_next_page(world: World) -> None:
-    from datetime import UTC, datetime, timedelta
-
     who = HOST
     reader = Reader(world, who)
     world.node._token_store.revoke(who.person, datetime.now(UTC) + timedelta(seconds=60))
@@ -84,11 +88,43 @@ def test_a_revoked_person_is_out_everywhere_with_the_next_page(world: World) -> 
     assert world.node.sessions.find(reader.cookie) is None
 
 
+class Asked:
+    """The pages as they are with an identity provider elsewhere: after a while it is asked about everybody."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.login = world.node.site.login
+        monkeypatch.setattr(self.login, "asks_again", True)
+        self.later = timedelta()
+        monkeypatch.setattr(self.login, "now", lambda: datetime.now(UTC) + self.later)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "method", "asked"),
+    [(4, "GET", False), (5, "GET", True), (9, "POST", False), (10, "POST", True)],
+)
+def test_the_issuer_is_asked_from_time_to_time_if_somebody_may_still_be_here(
+    world: World, monkeypatch: pytest.MonkeyPatch, minutes: int, method: str, asked: bool
+) -> None:
+    reader = Reader(world, POLICE)
+    issuer = Asked(world, monkeypatch)
+    issuer.later = timedelta(minutes=minutes, seconds=1 if asked else -5)
+    answer = reader.get("/sessions") if method == "GET" else reader.send("/sessions/end", which="none")
+    sent_to_issuer = "/oauth/authorize?" in answer.headers.get("Location", "")
+    assert sent_to_issuer is asked
+    assert "max_age" not in answer.headers.get("Location", "")
+
+
 def test_the_language_is_chosen_once_and_an_address_never_leads_elsewhere(police: Reader) -> None:
     answer = police.get("/language/nl?to=/sessions")
     assert answer.headers["Location"] == "/sessions"
     assert 'lang="nl"' in police.get("/sessions").get_data(as_text=True)
-    for address in ("https://elsewhere.example/", "//elsewhere.example", "/\\elsewhere.example", "/%2f%2felsewhere", "x"):
+    for address in (
+        "https://elsewhere.example/",
+        "//elsewhere.example",
+        "/\\elsewhere.example",
+        "/%2f%2felsewhere",
+        "x",
+    ):
         assert police.get("/language/nl", query_string={"to": address}).headers["Location"] == "/"
 
 

@@ -51,7 +51,7 @@ def test_only_its_cookie_opens_a_session(sessions: Sessions, police: Principal) 
 def test_the_database_says_nothing_of_what_a_session_holds(
     sessions: Sessions, police: Principal, tmp_path: Path
 ) -> None:
-    sessions.begin(Session(csrf="form-token", principal=police, refresh_token="canary-refresh", id_token="canary-id"))
+    sessions.begin(Session(csrf="form-token", principal=police, id_token="canary-id"))
     held = (tmp_path / "sessions.sqlite").read_bytes() + (tmp_path / "sessions.sqlite-wal").read_bytes()
     for secret in (b"form-token", b"canary", police.token_id.encode()):
         assert secret not in held
@@ -110,4 +110,4 @@ def test_somebody_sees_and_ends_their_own_sessions_and_nobody_elses(
 
 
 def test_a_session_shows_nothing_in_a_traceback(police: Principal) -> None:
-    assert repr(Session(csrf="c", principal=police, refresh_token="r")) == "Session()"
+    assert repr(Session(csrf="c", principal=police, id_token="i")) == "Session()"

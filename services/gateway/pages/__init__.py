@@ -55,6 +55,7 @@ def add_pages(
         now=now,
         is_revoked=identity.store.is_revoked,
         signing_acr=settings.signing_acr,
+        asks_again=bool(settings.issuer),
     )
     site = Site(gateway, sessions, login, settings.url)
     app.register_blueprint(frame(site, PAGES, open_to_all=(entrance.entrance(site),)))

@@ -97,8 +97,7 @@ def _visit(site: Site) -> Visit | None:
     session = site.sessions.find(cookie) if cookie else None
     if session is None or session.principal is None:
         return None
-    session = site.login.still_valid(cookie, session)
-    return None if session is None else Visit(site, cookie, session, {}, g.language)
+    return Visit(site, cookie, session, {}, g.language) if site.login.may_stay(cookie, session) else None
 
 
 @page("GET", "/sessions")

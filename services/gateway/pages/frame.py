@@ -190,13 +190,14 @@ def guarded(site: Site, page: Page) -> Callable[..., Response]:
         session = site.sessions.find(cookie) if cookie else None
         if session is None or session.principal is None:
             return _sign_in_first(site)
-        session = site.login.still_valid(cookie, session)
-        if session is None or session.principal is None:
+        if not site.login.may_stay(cookie, session):
             return _sign_in_first(site)
         visit = Visit(site, cookie, session, path, g.language)
         g.visit = visit
         if page.method == "POST":
             require_own_form(site, session)
+        if site.login.must_ask_again(session, page.method):
+            return _sign_in_again(visit, fresh=False)
         if session.principal.role not in page.roles:
             return visit.render("problem.html", 403, code="wrong-role")
         try:
@@ -227,13 +228,20 @@ def _sign_in_first(site: Site) -> Response:
 
 def _refused(visit: Visit, refused: Refused) -> Response:
     if refused.code == "sign-in-again":
-        fields = tuple((name, value) for name, value in request.form.items(multi=True) if name != "csrf")
-        kept = None
-        if request.method == "POST":
-            kept = KeptForm(path=request.path, fields=fields, person=visit.principal.person)
-        page = own_path(request.form.get("page", request.path))
-        return visit.site.login.begin(page, fresh=True, kept=kept, replaces=session_id_of(visit.cookie))
+        return _sign_in_again(visit, fresh=True)
     return visit.render("problem.html", refused.status, code=refused.code, problem=refused.problem)
+
+
+def _sign_in_again(visit: Visit, *, fresh: bool) -> Response:
+    """By way of the issuer and back to the same page, with what was being sent."""
+    kept = None
+    wanted = request.full_path.rstrip("?")
+    if request.method == "POST":
+        fields = tuple((name, value) for name, value in request.form.items(multi=True) if name != "csrf")
+        kept = KeptForm(path=request.path, fields=fields, person=visit.principal.person)
+        wanted = request.form.get("page", request.path)
+    replaced = session_id_of(visit.cookie)
+    return visit.site.login.begin(own_path(wanted), fresh=fresh, kept=kept, replaces=replaced)
 
 
 def frame(site: Site, pages: Iterable[Page], *, open_to_all: Sequence[Blueprint] = ()) -> Blueprint:

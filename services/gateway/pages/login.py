@@ -2,14 +2,13 @@
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from threading import Lock
 from urllib.parse import urlencode, urlsplit
 
 from flask import Response, request
 
-from services.code_flow import Flow, IssuerUnreachable, SignInFailed, Token, begin, finish, renew
+from services.code_flow import Flow, IssuerUnreachable, SignInFailed, Token, begin, finish
 from services.gateway.issuer import Metadata
 from services.gateway.key_set import KeysUnavailable
 from services.gateway.pages.sessions import KeptForm, Session, Sessions
@@ -17,7 +16,9 @@ from services.gateway.token_errors import TokenError
 from services.gateway.tokens import TokenVerifier
 
 CHECKED_EVERY = timedelta(minutes=5)
-"""How long a person who was locked out at the issuer may still be here: as long as an access token lives."""
+"""How long a person who was locked out at the issuer may still look: as long as an access token lives."""
+FORM_UNCHECKED = timedelta(minutes=10)
+"""The same for sending a form that was opened before."""
 FLOW_COOKIE = "haven-signing-in"
 
 
@@ -45,7 +46,8 @@ class Login:
     now: Callable[[], datetime]
     is_revoked: Callable[[str], bool]
     signing_acr: str = ""
-    _renewing: Lock = field(default_factory=Lock)
+    asks_again: bool = True
+    """Whether the issuer keeps a session of its own that can be asked."""
 
     @property
     def is_secure(self) -> bool:
@@ -87,21 +89,21 @@ class Login:
             session.kept = begun.kept
         return session, begun.came_from
 
-    def still_valid(self, cookie: str, session: Session) -> Session | None:
-        """The session, if this person may still be here. Asks the issuer now and then, where it gave something to ask with;
-        what it says now counts from now on. While it cannot be asked nobody is locked out of what they were at."""
+    def may_stay(self, cookie: str, session: Session) -> bool:
+        """Whether nobody has revoked this person meanwhile (`haven revoke`); asked for every page."""
         assert session.principal is not None
-        if self.is_revoked(session.principal.person):
-            self.sessions.end_all(session.principal.person)
-            return None
-        now = int(self.now().timestamp())
-        if not session.refresh_token or now - session.checked_at < CHECKED_EVERY.total_seconds():
-            return session
-        with self._renewing:  # a refresh token may be good for one use: two pages at once must not both use it
-            fresh = self.sessions.find(cookie)
-            if fresh is None or fresh.principal is None or now - fresh.checked_at < CHECKED_EVERY.total_seconds():
-                return fresh
-            return self._renewed(cookie, fresh, now)
+        if not self.is_revoked(session.principal.person):
+            return True
+        self.sessions.end(cookie)
+        return False
+
+    def must_ask_again(self, session: Session, method: str) -> bool:
+        """Whether it is time to ask the issuer if this person may still be here: somebody who was locked out there is out here
+        too. The issuer answers by itself while its own session lasts, and nobody notices but for a blink. A form is given
+        longer, so that it can be filled in. The demo sign-in has no session of its own to ask."""
+        asked = int(self.now().timestamp()) - session.checked_at
+        limit = FORM_UNCHECKED if method == "POST" else CHECKED_EVERY
+        return self.asks_again and asked >= limit.total_seconds()
 
     def sign_out_address(self, session: Session) -> str:
         """Where the issuer ends its own session too; empty if it cannot."""
@@ -115,21 +117,6 @@ class Login:
         if session.id_token:
             query["id_token_hint"] = session.id_token
         return f"{metadata.end_session_endpoint}?{urlencode(query)}"
-
-    def _renewed(self, cookie: str, session: Session, now: int) -> Session | None:
-        try:
-            token = renew(self.metadata(), self.client_id, self.client_secret(), session.refresh_token)
-            principal = self.verifier.principal(token.access_token)
-        except (IssuerUnreachable, KeysUnavailable):
-            return session
-        except (SignInFailed, TokenError):
-            self.sessions.end(cookie)
-            return None
-        session.principal, session.checked_at = principal, now
-        session.refresh_token = token.refresh_token or session.refresh_token
-        session.id_token = token.id_token or session.id_token
-        self.sessions.keep(cookie, session)
-        return session
 
     def _begin(self, fresh: bool) -> Flow:
         try:
@@ -164,7 +151,6 @@ class Login:
             csrf=secrets.token_urlsafe(24),
             principal=principal,
             checked_at=int(self.now().timestamp()),
-            refresh_token=token.refresh_token,
             id_token=token.id_token,
         )
 

@@ -70,7 +70,6 @@ class Session(msgspec.Struct, kw_only=True):
     """The session that ends when this sign-in has succeeded."""
     checked_at: int = 0
     """When the issuer last said that this person may still be here, in seconds since 1970."""
-    refresh_token: str = ""
     id_token: str = ""
     device: str = ""
     """Browser and system in two words, so that people know their own sessions."""
