@@ -14,6 +14,7 @@ import events.kafka.dead_letters
 import events.sealing
 import services.capacity.worker
 import services.gateway.intake
+import services.gateway.pages.sessions
 import services.gateway.read_model
 import services.gateway.token_store
 import services.placement.worker
@@ -98,6 +99,7 @@ DECLARED = {
         services.gateway.read_model.metadata,
         services.gateway.read_model.changes_metadata,
         services.gateway.token_store.metadata,
+        services.gateway.pages.sessions.metadata,
     ),
     "placement": (*OF_EVERY_LOG, services.placement.worker.metadata),
     "capacity": (*OF_EVERY_LOG, services.capacity.worker.metadata),
