@@ -25,6 +25,7 @@ from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
 LARGEST_FORM = 64 * 1024
 LANGUAGE_COOKIE = "haven-language"
 _A_YEAR_OF_SECONDS = 365 * 24 * 3600
+_NEXT_CURSOR = re.compile(r'[?&]cursor=([\w-]+)[^>]*>; rel="next"')
 _OWN_PATH = re.compile(r"\A/[A-Za-z0-9_./~-]*(\?[A-Za-z0-9_.~=&%+-]*)?\Z")
 
 
@@ -49,6 +50,8 @@ class Answer:
     status: int
     data: Any
     etag: str = ""
+    next_cursor: str = ""
+    """Leads to the next page of a list; empty on the last one."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,8 @@ class Visit:
         data = msgspec.json.decode(response.get_data()) if response.get_data() else None
         if response.status_code >= 400:
             raise Refused(response.status_code, data or {})
-        return Answer(response.status_code, data, response.headers.get("ETag", ""))
+        next_page = _NEXT_CURSOR.search(response.headers.get("Link", ""))
+        return Answer(response.status_code, data, response.headers.get("ETag", ""), next_page[1] if next_page else "")
 
     def text(self, name: str) -> str:
         """One field of the form that was sent, without space around it; empty if it is not there."""
