@@ -68,6 +68,11 @@ def language() -> Language:
     return now if isinstance(now, Language) else _BY_CODE["en"]
 
 
+def mark(text: str) -> str:
+    """Says that a text is to be translated, where it stands and not where it is shown."""
+    return text
+
+
 def gettext(text: str, **values: object) -> str:
     """The text in the language of the page, with its values filled in."""
     translated = str(translations(language().code).ugettext(text))

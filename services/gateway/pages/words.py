@@ -1,71 +1,59 @@
 """What codes are called. The domain speaks in codes; here each has its English words, and the catalogues have the others."""
 
+import logging
 from collections.abc import Mapping
-from typing import NamedTuple
+from functools import lru_cache
 
-from events.vocabulary import Role
-from services.gateway.pages.language import gettext
+from events.placement import Refusal
+from services.gateway.pages.language import gettext, mark
+from services.gateway.pages.words_of_codes import CODES, Table
+from services.gateway.pages.words_of_events import EVENT_TYPES
+from services.gateway.pages.words_of_problems import PROBLEMS, UNEXPECTED, Said
 
+logger = logging.getLogger(__name__)
 
-def mark(text: str) -> str:
-    """Says that a text is to be translated, where it stands and not where it is shown."""
-    return text
+_NOTHING_THERE = {Refusal.UNKNOWN_REQUEST, Refusal.UNKNOWN_ASK}
 
-
-class Said(NamedTuple):
-    """What was wrong, and what to do next."""
-
-    title: str
-    remedy: str
-
-
-ROLES: Mapping[str, str] = {
-    Role.REFERRER: mark("Referrer"),
-    Role.SHELTER: mark("Shelter"),
-    Role.COORDINATOR: mark("Focal point"),
-    Role.GUARDIAN: mark("Guardian"),
-    Role.ESCORT: mark("Escort"),
-    Role.AUDITOR: mark("Auditor"),
+TABLES: Mapping[str, Table] = {
+    **CODES,
+    "EventType": EVENT_TYPES,
+    "Refusal": {
+        refusal: PROBLEMS["not-found" if refusal in _NOTHING_THERE else refusal.replace("_", "-")].title
+        for refusal in Refusal
+    },
 }
+"""By the name of the code list."""
 
-PROBLEMS: Mapping[str, Said] = {
-    "not-found": Said(mark("There is nothing here for you"), mark("Check the address, or ask who gave it to you.")),
-    "wrong-role": Said(mark("Your role cannot do this"), mark("Ask somebody whose role can.")),
-    "form-too-old": Said(
-        mark("This form is too old"), mark("Nothing was changed. Open the page again and send it once more.")
-    ),
-    "sign-in-not-begun": Said(
-        mark("This sign-in was not begun here"), mark("Go to the first page and sign in from there.")
-    ),
-    "sign-in-failed": Said(
-        mark("You could not be signed in"),
-        mark("Try once more. If it fails again, ask whoever manages your account."),
-    ),
-    "sign-in-unavailable": Said(
-        mark("Sign-in does not work right now"),
-        mark("Try again in a minute. If it is urgent, phone the focal point of your country."),
-    ),
-    "not-recorded": Said(
-        mark("This was not recorded"),
-        mark("Send it again. If it is urgent, phone the focal point of your country."),
-    ),
-}
 
-_UNEXPECTED = Said(
-    mark("Something went wrong on our side"),
-    mark("Send it again; nothing happens twice. If it is urgent, phone the focal point of your country."),
-)
+class NoSuchTable(LookupError):
+    """A page asked for the words of a code list that has none: a fault of the page."""
 
-TABLES: Mapping[str, Mapping[str, str]] = {"Role": ROLES}
-"""By the name of the code list (`events.vocabulary`)."""
+    def __init__(self, table: str) -> None:
+        super().__init__(f"No words for a code list {table}; there are {', '.join(sorted(TABLES))}.")
 
 
 def word(table: str, code: str) -> str:
-    """What a code is called, in the language of the page."""
+    """What a code is called, in the language of the page. A code that a newer release sent is shown as it is: it must never
+    break a page. Raises `NoSuchTable`."""
+    if table not in TABLES:
+        raise NoSuchTable(table)
+    if code not in TABLES[table]:
+        _note_missing(table, code)
+        return code
     return gettext(TABLES[table][code])
 
 
 def problem_words(code: str) -> Said:
     """What was wrong and what to do, in the language of the page."""
-    said = PROBLEMS.get(code, _UNEXPECTED)
+    said = PROBLEMS.get(code) or (PROBLEMS["http-*"] if code.startswith("http-") else UNEXPECTED)
     return Said(gettext(said.title), gettext(said.remedy))
+
+
+@lru_cache(maxsize=256)
+def _note_missing(table: str, code: str) -> None:
+    """Once for each code, not with every page."""
+    shown = code if code.isascii() and code.replace("_", "").replace(".", "").isalnum() and len(code) <= 80 else "?"
+    logger.warning("no words table=%s code=%s", table, shown)
+
+
+__all__ = ["PROBLEMS", "TABLES", "NoSuchTable", "Said", "mark", "problem_words", "word"]
