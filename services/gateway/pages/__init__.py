@@ -12,12 +12,13 @@ from events.vocabulary import Role
 from services.config import BadSetting, Settings
 from services.gateway.identity import PAGES as CLIENT
 from services.gateway.identity import Identity
-from services.gateway.pages import entrance
+from services.gateway.pages import audit, entrance
 from services.gateway.pages.frame import Page, Site, frame
+from services.gateway.pages.help import help_pages
 from services.gateway.pages.language import gettext, language, speak
 from services.gateway.pages.login import Login, LoginFailed, origin_of
 from services.gateway.pages.sessions import Sessions
-from services.gateway.pages.words import problem_words, word
+from services.gateway.pages.words import mark, problem_words, word
 from services.gateway.routing import Gateway
 
 STATIC = Path(__file__).parent.parent / "static"
@@ -28,10 +29,10 @@ MENUS: Mapping[Role, tuple[tuple[str, str], ...]] = {
     Role.COORDINATOR: (),
     Role.GUARDIAN: (),
     Role.ESCORT: (),
-    Role.AUDITOR: (),
+    Role.AUDITOR: (("/audit", mark("Audit trail")),),
 }
 
-PAGES: tuple[Page, ...] = (*entrance.PAGES,)
+PAGES: tuple[Page, ...] = (*entrance.PAGES, *audit.PAGES)
 """Every page for whoever is signed in."""
 
 
@@ -58,7 +59,7 @@ def add_pages(
         asks_again=bool(settings.issuer),
     )
     site = Site(gateway, sessions, login, settings.url)
-    app.register_blueprint(frame(site, PAGES, open_to_all=(entrance.entrance(site),)))
+    app.register_blueprint(frame(site, PAGES, open_to_all=(entrance.entrance(site), help_pages(site))))
     speak(app)
     app.jinja_env.globals |= {
         "exit_to": entrance.EXIT_TO,

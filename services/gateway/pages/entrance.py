@@ -36,7 +36,7 @@ def entrance(site: Site) -> Blueprint:
 
     @blueprint.get("/")
     def start() -> Response:
-        visit = _visit(site)
+        visit = who_looks(site)
         if visit is not None:
             return see_other(FIRST_PAGE[visit.principal.role])
         return make_response(render_template("start.html", visit=None, notices=[], kept={}))
@@ -75,7 +75,7 @@ def entrance(site: Site) -> Blueprint:
 
 
 def _leave(site: Site, where) -> Response:  # type: ignore[no-untyped-def]
-    visit = _visit(site)
+    visit = who_looks(site)
     address = "/"
     if visit is not None:
         require_own_form(site, visit.session)
@@ -92,7 +92,8 @@ def _leave(site: Site, where) -> Response:  # type: ignore[no-untyped-def]
     return response
 
 
-def _visit(site: Site) -> Visit | None:
+def who_looks(site: Site) -> Visit | None:
+    """The visit of whoever is signed in, on a page that is open to everybody; None for a stranger."""
     cookie = request.cookies.get(site.cookie, "")
     session = site.sessions.find(cookie) if cookie else None
     if session is None or session.principal is None:
