@@ -1,0 +1,157 @@
+"""The pages in a real browser: no error, no foreign request, nothing that axe finds, at three widths, in four languages, with
+JavaScript and without."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import pytest
+
+from tests.journeys.process import RunningNode
+
+ROLES = ("be-police-antwerp-1", "nl-shelter-01-staff", "be-coordinator-1", "be-auditor-1")
+WIDTHS = (320, 390, 1280)
+LANGUAGES = ("nl", "fr", "de", "en")
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+class Seen:
+    """What a browser met on the way: everything in it is a failure."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.errors: list[str] = []
+        self.away_to = ""
+
+    def watch(self, page: Any) -> None:
+        page.on("console", lambda message: self._note(message.type in ("error", "warning"), f"console: {message.text}"))
+        page.on("pageerror", lambda error: self._note(True, f"error: {error}"))
+        page.on("request", lambda asked: self._note(not self._ours(asked.url), f"foreign request: {asked.url}"))
+        page.on("response", lambda answer: self._note(answer.status >= 400, f"{answer.status}: {answer.url}"))
+
+    def _ours(self, address: str) -> bool:
+        return address.startswith((self.url, "data:", "blob:")) or bool(self.away_to and address.startswith(self.away_to))
+
+    def _note(self, wrong: bool, what: str) -> None:
+        if wrong:
+            self.errors.append(what)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    with RunningNode(tmp_path_factory.mktemp("node"), speed=1) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def logins(node: RunningNode) -> dict[str, str]:
+    return dict(json.loads(node.logins.read_text()))
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def a_page(browser: Any, node: RunningNode, **settings: Any) -> Iterator[tuple[Any, Seen]]:
+    context = browser.new_context(base_url=node.url, **settings)
+    seen = Seen(node.url)
+    page = context.new_page()
+    seen.watch(page)
+    try:
+        yield page, seen
+    finally:
+        context.close()
+    assert seen.errors == []
+
+
+def sign_in(page: Any, logins: dict[str, str], username: str) -> None:
+    page.goto("/sign-in")
+    page.locator("#username").fill(username)
+    page.locator("#password").fill(logins[username])
+    page.locator("main button").click()
+    page.wait_for_url(lambda address: "/oauth/" not in address and "/signed-in" not in address)
+
+
+def findings(page: Any) -> list[str]:
+    """What axe finds on the page, by rule and place."""
+    page.evaluate(AXE)  # by the debugger: the page's own policy lets no foreign script in
+    result = page.evaluate("rules => axe.run({runOnly: rules})", RULES)
+    return [f"{one['id']}: {node['target']}" for one in result["violations"] for node in one["nodes"]]
+
+
+def pages_of(page: Any) -> list[str]:
+    """The pages in the menu of whoever is signed in."""
+    links = page.locator("nav .haven-identity-bar__pages a, nav[data-pages] a").all()
+    return [str(link.get_attribute("href")) for link in links]
+
+
+@pytest.mark.parametrize("username", ROLES)
+def test_every_page_of_a_role_is_sound_at_every_width_in_every_language(
+    browser: Any, node: RunningNode, logins: dict[str, str], username: str
+) -> None:
+    with a_page(browser, node, locale="en-GB") as (page, seen):
+        sign_in(page, logins, username)
+        addresses = [*pages_of(page), "/sessions"]
+        for language in LANGUAGES:
+            page.goto(f"/language/{language}?to=/sessions")
+            for address in addresses:
+                page.goto(address)
+                assert page.locator("html").get_attribute("lang") == language
+                assert page.locator("h1").count() == 1, address
+                if language == "nl":
+                    assert findings(page) == [], address
+                for width in WIDTHS:
+                    page.set_viewport_size({"width": width, "height": 800})
+                    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+                    assert overflow <= 0, f"{address} at {width} in {language} is {overflow} px too wide"
+        assert seen.errors == []
+
+
+@pytest.mark.parametrize("username", ROLES)
+def test_every_page_works_without_javascript(
+    browser: Any, node: RunningNode, logins: dict[str, str], username: str
+) -> None:
+    with a_page(browser, node, java_script_enabled=False, viewport={"width": 390, "height": 800}) as (page, _):
+        sign_in(page, logins, username)
+        for address in [*pages_of(page), "/sessions"]:
+            page.goto(address)
+            assert page.locator("h1").count() == 1, address
+        page.locator("form[action='/sign-out'] button").click()
+        page.wait_for_url(node.url + "/")
+        assert page.locator("a[href='/sign-in']").is_visible()
+
+
+def test_the_exit_leaves_nothing_to_go_back_to(browser: Any, node: RunningNode, logins: dict[str, str]) -> None:
+    with a_page(browser, node) as (page, seen):
+        seen.away_to = "https://www.meteo.be/"
+        page.route("https://www.meteo.be/**", lambda route: route.fulfill(status=200, body="sunny"))
+        sign_in(page, logins, ROLES[0])
+        page.goto("/sessions")
+        page.locator("form[action='/exit'] button").click()
+        page.wait_for_url("https://www.meteo.be/**")
+        page.goto(f"{node.url}/sessions")
+        assert "/oauth/authorize" in page.url
+
+
+def test_nothing_of_a_sign_in_stays_in_the_browser(browser: Any, node: RunningNode, logins: dict[str, str]) -> None:
+    with a_page(browser, node) as (page, _):
+        sign_in(page, logins, ROLES[0])
+        kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+        assert kept == '[{},{},""]'
+        cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
+        assert cookies["haven"]["httpOnly"]
+        assert cookies["haven"]["sameSite"] == "Strict"
+        for cookie in cookies.values():
+            assert "." not in cookie["value"], "no token: those have three parts"
