@@ -7,10 +7,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
+LOCALE := services/gateway/locale
+TRANSLATED := nl fr de
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo demo-real test check bench faults up down lock
+.PHONY: help run demo demo-real test check catalogues bench faults up down lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,16 @@ check: $(VENV)/haven.stamp ## Check format, lint, types, spelling and architectu
 	@$(BIN)/codespell
 	@echo "haven: architecture and repository rules"
 	@$(BIN)/python -m pytest --quiet -n0 tests/test_architecture.py tests/test_repository.py
+
+catalogues: $(VENV)/haven.stamp ## Collect the texts of the pages into the catalogues of every language
+	@$(BIN)/pybabel --quiet extract --mapping-file $(LOCALE)/babel.cfg --no-default-keywords \
+		--keywords "_ gettext mark ngettext:1,2" --add-location file --no-wrap --omit-header \
+		--output-file $(LOCALE)/haven.pot services/gateway/pages services/gateway/templates
+	@for language in $(TRANSLATED); do \
+		$(BIN)/pybabel --quiet update --input-file $(LOCALE)/haven.pot --output-file $(LOCALE)/$$language.po \
+			--locale $$language --init-missing --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date \
+			--no-wrap || exit 1; \
+	done
 
 bench: $(VENV)/haven.stamp ## Measure against the anchors, print a table and write build/bench.json
 	@mkdir -p build
