@@ -1,0 +1,196 @@
+"""The cases somebody may know: the list, one case, and what happened to it."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Any
+
+from babel.dates import format_date
+from flask import Response, request
+
+from events import gateway as g
+from events import placement as p
+from events.envelope import wire_name
+from events.vocabulary import Role, Stage, Step, Verb
+from services.gateway.pages import requests_disclosures, requests_opening, requests_steps
+from services.gateway.pages.board import case_code, household_words
+from services.gateway.pages.frame import Page, Visit, page
+from services.gateway.pages.language import country_name, gettext, language, moment
+from services.gateway.pages.requests_acts import OVER, Act, Standing, is_there
+from services.gateway.pages.requests_steps import read_request, request_api
+from services.gateway.pages.words import word
+from services.gateway.read_model import Json
+
+FOLLOW = (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN, Role.ESCORT, Role.SHELTER)
+READ_TIMELINE = (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN)
+AT_ONCE = "20"
+"""Cases on one page of the list."""
+
+_REASONS: Mapping[str, str] = {
+    wire_name(contract): table
+    for contract, table in (
+        (g.WithdrawRequest, "WithdrawalReason"),
+        (g.EndPlacement, "EndingReason"),
+        (g.RequestDisclosure, "DisclosureReason"),
+        (g.FieldDisclosed, "DisclosureReason"),
+        (p.RelocationRequestRefused, "OpeningRefusal"),
+        (p.AskDeclined, "DeclineReason"),
+        (p.CountersignatureRefused, "SignatureRefusal"),
+        (p.ProposalLapsed, "ProposalLapse"),
+        (p.PlacementEnded, "EndingReason"),
+        (p.RequestWithdrawn, "WithdrawalReason"),
+        (p.DisclosureGranted, "DisclosureReason"),
+        (p.CommandRefused, "Refusal"),
+    )
+}
+"""What the reason in an event is a code of."""
+
+_DETAILS = (
+    ("stage", "Stage"),
+    ("step", "Step"),
+    ("scope", "ConsentScope"),
+    ("by", "ConsentBy"),
+    ("field", "SealedField"),
+    ("outcome", "ArrivalOutcome"),
+)
+
+
+def owner_words(view: Json) -> str:
+    """Who owes the next step."""
+    owner, country = word("Role", view["owner"]), view.get("owner_country")
+    return f"{owner}, {country_name(country)}" if country else owner
+
+
+@page("GET", "/requests", *FOLLOW)
+def requests(visit: Visit) -> Response:
+    query = {"limit": AT_ONCE}
+    if cursor := request.args.get("cursor"):
+        query["cursor"] = cursor
+    listed = visit.ask("GET", "/relocation-requests", query=query)
+    return visit.render(
+        "requests_list.html",
+        cases=listed.data["requests"],
+        more=listed.next_cursor,
+        is_first=not cursor,
+        may_open=visit.principal.role in (Role.REFERRER, Role.COORDINATOR),
+        **_shared(visit),
+    )
+
+
+@page("GET", "/requests/<request_id>", *FOLLOW)
+def case(visit: Visit) -> Response:
+    view = read_request(visit)
+    standing = Standing(view, visit.principal)
+    steps = [(step, standing.page_of(Step(step))) for step in view["next_steps"]]
+    pages_of_steps = {address for _, address in steps}
+    address = f"/requests/{view['request_id']}"
+    also = [(act, f"{address}/{act}") for act in standing.acts if f"{address}/{act}" not in pages_of_steps]
+    return visit.render(
+        "requests_case.html",
+        view=view,
+        steps=steps,
+        also=[(act, page) for act, page in also if is_there(page)],
+        titles=_titles(),
+        zones=[_zone_words(visit, zone) for zone in view.get("danger_zones", ())],
+        consents=_consents(view),
+        reflection_ends=_reflection_ends(view),
+        is_received=view["stage"] == Stage.RECEIVED,
+        is_over=view["stage"] in OVER,
+        has_timeline=visit.principal.role in READ_TIMELINE and view["stage"] != Stage.RECEIVED,
+        emergency=_emergency_number(visit, view),
+        help_page="/help" if is_there("/help") else "",
+        **_shared(visit),
+    )
+
+
+def _shared(visit: Visit) -> dict[str, Any]:
+    now = visit.site.gateway.clock()
+    return {
+        "now": now,
+        "is_past": lambda moment: datetime.fromisoformat(moment) < now,
+        "case_code": case_code,
+        "household_words": household_words,
+        "owner_words": owner_words,
+    }
+
+
+def _titles() -> dict[Act, str]:
+    """What can be done besides the next step."""
+    return {
+        Act.CONSENT: gettext("Record or withdraw a consent"),
+        Act.JOURNEY: gettext("Plan the journey"),
+        Act.DEPARTURE: gettext("Record the departure"),
+        Act.ARRIVAL: gettext("Record the arrival"),
+        Act.END: gettext("Record the end of the stay"),
+        Act.DISCLOSURES: gettext("Open what is sealed"),
+        Act.WITHDRAWAL: gettext("Withdraw this request"),
+    }
+
+
+def _consents(view: Json) -> list[tuple[str, str, str, bool]] | None:
+    """About what, which country, whose word, and the answer; None for whoever is not shown it."""
+    if "consents" not in view:
+        return None
+    said = [(*key.split("/"), given) for key, given in sorted(view["consents"].items())]
+    return [(scope, country, by, given) for scope, country, by, given in said]
+
+
+def _reflection_ends(view: Json) -> str:
+    ends_on = (view.get("reflection") or {}).get("ends_on")
+    return format_date(date.fromisoformat(ends_on), "long", locale=language().locale) if ends_on else ""
+
+
+def _zone_words(visit: Visit, zone: Json) -> str:
+    name = country_name(code) if (code := zone["code"]) in visit.site.reference.countries else word("Region", code)
+    return gettext("%(place)s and its neighbours", place=name) if zone["with_neighbours"] else name
+
+
+def _emergency_number(visit: Visit, view: Json) -> str:
+    """Of the country where the household is, as far as whoever looks may know it, else of their own."""
+    countries = visit.site.reference.countries
+    country = countries.get(view.get("danger_country") or visit.principal.country)
+    return country.emergency[0].number if country and country.emergency else ""
+
+
+@page("GET", "/requests/<request_id>/timeline", *READ_TIMELINE)
+def timeline(visit: Visit) -> Response:
+    events = visit.ask("GET", request_api(visit, "/timeline")).data["events"]
+    sentences = [_sentence(entry) for entry in reversed(events)]
+    return visit.render(
+        "requests_timeline.html",
+        request_id=visit.path["request_id"],
+        steps=[one for one in sentences if one["verb"] not in (Verb.CONSULTATION, Verb.DISCLOSURE)],
+        reads=[one for one in sentences if one["verb"] in (Verb.CONSULTATION, Verb.DISCLOSURE)],
+        **_shared(visit),
+    )
+
+
+def _sentence(entry: Json) -> Json:
+    """One event in words: what, by whom, and the details that are codes."""
+    actor = entry.get("actor", entry)
+    detail = entry["detail"]
+    said = [word(table, detail[name]) for name, table in _DETAILS if isinstance(detail.get(name), str)]
+    if isinstance(detail.get("country"), str):
+        said.append(country_name(detail["country"]))
+    table = _REASONS.get(entry["type"])
+    if table and isinstance(detail.get("reason"), str):
+        said.append(word(table, detail["reason"]))
+    if isinstance(detail.get("deadline"), str):
+        said.append(gettext("until %(moment)s", moment=moment(detail["deadline"])))
+    by = word("Role", actor["role"])
+    return {
+        "time": entry["time"],
+        "verb": entry["verb"],
+        "what": word("EventType", entry["type"]),
+        "by": f"{by}, {country_name(actor['country'])}" if actor["country"] else by,
+        "said": said,
+    }
+
+
+PAGES: tuple[Page, ...] = (
+    requests,
+    *requests_opening.PAGES,
+    case,
+    timeline,
+    *requests_steps.PAGES,
+    *requests_disclosures.PAGES,
+)
