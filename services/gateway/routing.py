@@ -184,7 +184,7 @@ def blueprint(gateway: Gateway, rules: Iterable[Rule]) -> Blueprint:
         routes.add_url_rule(
             re.sub(r"{(\w+)}", r"<string:\1>", route.path),
             endpoint=route.view.__name__,
-            view_func=_guarded(gateway, route),
+            view_func=guarded(gateway, route),
             methods=[route.method],
             provide_automatic_options=False,  # nothing is answered in front of the guard
         )
@@ -196,8 +196,9 @@ _KEY = re.compile(r'\A"?([\x21\x23-\x7e]{8,200})"?\Z')
 _WAIT = re.compile(r"(?:\A|[,;\s])wait=(\d{1,3})(?:\Z|[,;\s])")
 
 
-def _guarded(gateway: Gateway, route: Rule) -> Callable[..., Response]:
-    def guarded(**path: str) -> Response:
+def guarded(gateway: Gateway, route: Rule) -> Callable[..., Response]:
+    """The route behind its rule, as Flask calls it."""
+    def open_route(**path: str) -> Response:
         principal = request.environ.get(ON_BEHALF_OF)
         if not isinstance(principal, Principal):
             principal = gateway.verifier.verify(request.headers.get("Authorization"), sent_proof(request))
@@ -220,8 +221,8 @@ def _guarded(gateway: Gateway, route: Rule) -> Callable[..., Response]:
             )
         )
 
-    guarded.__name__ = route.view.__name__
-    return guarded
+    open_route.__name__ = route.view.__name__
+    return open_route
 
 
 def _idempotency_key() -> str:

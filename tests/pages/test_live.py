@@ -1,0 +1,36 @@
+"""The live stream of the pages: opened by the cookie, and it says ids alone."""
+
+import json
+
+from tests.gateway.world import AUDITOR, ORIGIN, World
+from tests.pages.reader import Reader, words
+
+
+def test_a_coordinator_hears_that_a_request_moved(world: World) -> None:
+    reader = Reader(world, ORIGIN)
+    answer = reader.client.get("/live", base_url=world.node.settings.url, buffered=False)
+    assert answer.status_code == 200
+    assert answer.mimetype == "text/event-stream"
+    assert answer.headers["Cache-Control"] == "no-store"
+    lines = answer.response
+    assert next(lines) == b"retry: 2000\n\n"
+    request_id = world.open()
+    event = next(line for line in lines if b"data:" in line).decode()
+    said = json.loads(event.partition("data: ")[2])
+    assert said.keys() == {"kind", "id", "revision"}
+    assert said["id"] in {request_id} or said["kind"] == "unit"
+    answer.close()
+
+
+def test_an_auditor_has_no_stream(world: World) -> None:
+    answer = Reader(world, AUDITOR).get("/live")
+    assert answer.status_code == 403
+    assert "Your role cannot do this" in words(answer)
+
+
+def test_opening_the_stream_is_written_down(world: World) -> None:
+    before = world.log.head()
+    reader = Reader(world, ORIGIN)
+    answer = reader.client.get("/live", base_url=world.node.settings.url, buffered=False)
+    assert world.log.head() == before + 1
+    answer.close()
