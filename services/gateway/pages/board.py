@@ -1,0 +1,275 @@
+"""The board of a focal point: every open request, in lanes by who must act next, the most pressing first."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from flask import Response, request
+
+from events.vocabulary import Role, Stage, Step
+from services.gateway.pages.frame import Page, Visit, page
+from services.gateway.pages.language import country_name, gettext, mark, ngettext
+from services.gateway.pages.words import word
+from services.gateway.read_model import Json
+
+MOST_PAGES = 5
+"""So many pages of requests are looked through for open ones; the board says when there are more."""
+PAGE_OF_REQUESTS = "100"
+
+
+class Lane(StrEnum):
+    """Who must act, or what is going on."""
+
+    CHOICE = "choice"
+    SHELTERS = "shelters"
+    SIGNATURE = "signature"
+    CONSENT_AND_JOURNEY = "consent-and-journey"
+    UNDER_WAY = "under-way"
+    FOLLOW_UP = "follow-up"
+
+
+LANE_NAMES: Mapping[Lane, str] = {
+    Lane.CHOICE: mark("Needs a choice by us"),
+    Lane.SHELTERS: mark("Waiting for shelters"),
+    Lane.SIGNATURE: mark("Waiting for a signature"),
+    Lane.CONSENT_AND_JOURNEY: mark("Consent and journey"),
+    Lane.UNDER_WAY: mark("Under way and arrived"),
+    Lane.FOLLOW_UP: mark("To follow up"),
+}
+
+_LANE_OF_STAGE: Mapping[Stage, Lane] = {
+    Stage.RECEIVED: Lane.SHELTERS,
+    Stage.OPENED: Lane.SHELTERS,
+    Stage.SHORTLISTED: Lane.SHELTERS,
+    Stage.ASKED: Lane.SHELTERS,
+    Stage.OFFERED: Lane.SIGNATURE,
+    Stage.PROPOSED: Lane.SIGNATURE,
+    Stage.COUNTERSIGNED: Lane.CONSENT_AND_JOURNEY,
+    Stage.CONSENTED: Lane.CONSENT_AND_JOURNEY,
+    Stage.CONFIRMED: Lane.CONSENT_AND_JOURNEY,
+    Stage.DEPARTED: Lane.UNDER_WAY,
+    Stage.ARRIVED: Lane.UNDER_WAY,
+    Stage.ASTRAY: Lane.FOLLOW_UP,
+    Stage.UNMET_NEED: Lane.FOLLOW_UP,
+}
+"""What is over has no lane."""
+
+_PAGE_OF_STEP: Mapping[str, str] = {
+    Step.PROPOSE_PLACEMENT: "/shortlist",
+    Step.COUNTERSIGN_PLACEMENT: "/signature",
+    Step.PLAN_JOURNEY: "/journey",
+}
+"""The page on which a step is taken, where it is not that of the case."""
+
+_PEOPLE = ("women", "men", "children_under_6", "children_6_to_11", "children_12_to_17")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request on the board: no name, and no place finer than a country."""
+
+    request_id: str
+    code: str
+    is_urgent: bool
+    urgency: str
+    household: str
+    needs: tuple[str, ...]
+    countries: str
+    stage: str
+    troubles: tuple[str, ...]
+    waits_for: str
+    deadline: str | None
+    opened_at: str
+    verb: str
+    address: str
+
+
+@dataclass(frozen=True)
+class CountryCapacity:
+    """Free beds of one country, and how much of that can be relied on."""
+
+    country: str
+    free: int
+    free_uncertain: int
+    not_reported: int
+
+
+def lane_of(view: Json, country: str, now: datetime) -> Lane | None:
+    """Where a focal point of `country` sees a request; None when it is over."""
+    stage = Stage(view["stage"])
+    if stage in _LANE_OF_STAGE and troubles_of(view, now):
+        return Lane.FOLLOW_UP
+    if stage is Stage.OFFERED and view["owner_country"] == country:
+        return Lane.CHOICE
+    return _LANE_OF_STAGE.get(stage)
+
+
+def troubles_of(view: Json, now: datetime) -> tuple[str, ...]:
+    """Why a request must be followed up, in words of the page's language; empty when it goes its way."""
+    stage, steps, missed = Stage(view["stage"]), view["next_steps"], view.get("missed_deadlines") or 0
+    troubles = []
+    if stage is Stage.UNMET_NEED:
+        troubles.append(gettext("No bed found"))
+    elif Step.FIND_ALTERNATIVE in steps:
+        troubles.append(gettext("They do not want to go on"))
+    if stage is Stage.ASTRAY:
+        troubles.append(gettext("Did not arrive where they should"))
+    elif Step.FIND_HOUSEHOLD in steps:
+        troubles.append(gettext("Arrival overdue"))
+    if missed:
+        troubles.append(ngettext("%(num)s deadline missed", "%(num)s deadlines missed", missed))
+    elif view["deadline"] and datetime.fromisoformat(view["deadline"]) < now:
+        troubles.append(gettext("Deadline passed"))
+    return tuple(troubles)
+
+
+def way_on(view: Json, country: str) -> tuple[str, str]:
+    """What a focal point of `country` can do with a request now, and the page where that is done."""
+    case = f"/requests/{view['request_id']}"
+    stage = Stage(view["stage"])
+    at_origin = view["danger_country"] == country
+    if is_for(view, country) and view["next_steps"]:
+        step = view["next_steps"][0]
+        there = "/shortlist" if stage is Stage.UNMET_NEED and at_origin else _PAGE_OF_STEP.get(step, "")
+        return word("Step", step), case + there
+    if at_origin and stage in (Stage.OPENED, Stage.SHORTLISTED, Stage.ASKED):
+        return gettext("See who is asked"), f"{case}/shortlist"
+    if stage is Stage.PROPOSED and view["proposal"]:
+        return gettext("See what is proposed"), f"{case}/signature"
+    return gettext("Open the case"), case
+
+
+def is_for(view: Json, country: str) -> bool:
+    """Whether the next step is for the focal point of `country`."""
+    return bool(view["owner"] == Role.COORDINATOR and view["owner_country"] == country)
+
+
+def case_code(request_id: str) -> str:
+    """How people name a case on the phone."""
+    return f"{request_id[:4]}-{request_id[4:8]}".upper()
+
+
+def household_words(household: Json) -> str:
+    """Who moves together, in words: "1 woman, 2 children under 6"."""
+    counts = {name: int(household.get(name) or 0) for name in _PEOPLE}
+    women, men, small, middle, older = counts.values()
+    said = [
+        women and ngettext("%(num)s woman", "%(num)s women", women),
+        men and ngettext("%(num)s man", "%(num)s men", men),
+        small and ngettext("%(num)s child under 6", "%(num)s children under 6", small),
+        middle and ngettext("%(num)s child of 6 to 11", "%(num)s children of 6 to 11", middle),
+        older and ngettext("%(num)s child of 12 to 17", "%(num)s children of 12 to 17", older),
+    ]
+    if household.get("age_status") == "presumed_minor":
+        said.append(gettext("perhaps headed by a minor"))
+    return ", ".join(part for part in said if part)
+
+
+def who_acts(view: Json, country: str) -> str:
+    """Whose turn it is, in words."""
+    if is_for(view, country):
+        return gettext("You")
+    owner = word("Role", view["owner"])
+    if not view["owner_country"]:
+        return owner
+    return gettext("%(role)s, %(country)s", role=owner, country=country_name(view["owner_country"]))
+
+
+def _countries(view: Json) -> str:
+    standing = {ask["country"] for ask in view["asks"].values() if ask["state"] in ("open", "accepted")}
+    hosts = [view["host_country"]] if view["host_country"] else sorted(standing)
+    origin = country_name(view["danger_country"])
+    if not hosts:
+        return gettext("from %(origin)s", origin=origin)
+    return gettext("from %(origin)s to %(hosts)s", origin=origin, hosts=", ".join(map(country_name, hosts)))
+
+
+def _row(view: Json, country: str, now: datetime) -> Row:
+    verb, address = way_on(view, country)
+    return Row(
+        request_id=view["request_id"],
+        code=case_code(view["request_id"]),
+        is_urgent=view["urgency"] == "urgent",
+        urgency=word("Urgency", view["urgency"]),
+        household=household_words(view["household"]),
+        needs=tuple(word("Need", need) for need in view["needs"]),
+        countries=_countries(view),
+        stage=word("Stage", view["stage"]),
+        troubles=troubles_of(view, now),
+        waits_for=who_acts(view, country),
+        deadline=view["deadline"],
+        opened_at=view["opened_at"],
+        verb=verb,
+        address=address,
+    )
+
+
+def lanes_of(views: Iterable[Json], country: str, now: datetime) -> dict[Lane, list[Row]]:
+    """The open requests in their lanes, each lane by deadline and then by age; a request without deadline comes last."""
+    lanes: dict[Lane, list[Row]] = {lane: [] for lane in Lane}
+    for view in views:
+        lane = lane_of(view, country, now)
+        if lane is not None:
+            lanes[lane].append(_row(view, country, now))
+    for rows in lanes.values():
+        rows.sort(key=lambda row: (row.deadline is None, row.deadline or "", row.opened_at))
+    return lanes
+
+
+def capacity_by_country(regions: Iterable[Json]) -> list[CountryCapacity]:
+    """What the regions have together, country by country."""
+    totals: dict[str, list[int]] = {}
+    for region in regions:
+        total = totals.setdefault(region["country"], [0, 0, 0])
+        for place, name in enumerate(("free_certain", "free_uncertain", "units_not_reported")):
+            total[place] += region[name]
+    return [CountryCapacity(country, *total) for country, total in sorted(totals.items())]
+
+
+def call_first(regions: Iterable[Json], country: str) -> list[Json]:
+    """Our own regions where a report is overdue or missing: the machine asks those last or never, a phone call may help."""
+    return [
+        region
+        for region in regions
+        if region["country"] == country and (region["free_uncertain"] or region["units_not_reported"])
+    ]
+
+
+def _open_requests(visit: Visit) -> tuple[list[Json], bool]:
+    """The newest requests, and whether there are more than were looked at."""
+    views: list[Json] = []
+    query = {"limit": PAGE_OF_REQUESTS}
+    for _ in range(MOST_PAGES):
+        answer = visit.ask("GET", "/relocation-requests", query=query)
+        views += answer.data["requests"]
+        if not answer.next_cursor:
+            return views, False
+        query["cursor"] = answer.next_cursor
+    return views, True
+
+
+@page("GET", "/board", Role.COORDINATOR)
+def board(visit: Visit) -> Response:
+    now = visit.site.gateway.clock()
+    country = visit.principal.country
+    views, are_more = _open_requests(visit)
+    lanes = lanes_of(views, country, now)
+    named = [(lane, gettext(LANE_NAMES[lane]), rows) for lane, rows in lanes.items()]
+    alerts: Sequence[Json] = visit.ask("GET", "/alerts").data["set_aside"]
+    if request.args.get("wall") == "1":
+        return visit.render("board_wall.html", now=now, lanes=named, has_alerts=bool(alerts), are_more=are_more)
+    regions = visit.ask("GET", "/availability").data["regions"]
+    return visit.render(
+        "board_lanes.html",
+        now=now,
+        lanes=named,
+        alerts=alerts,
+        capacity=capacity_by_country(regions),
+        call_first=call_first(regions, country),
+        are_more=are_more,
+        shown=len(views),
+    )
+
+
+PAGES: tuple[Page, ...] = (board,)

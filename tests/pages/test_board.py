@@ -1,0 +1,288 @@
+"""The board: who sees which request in which lane, and nothing that would give a household away."""
+
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from werkzeug.exceptions import HTTPException
+
+from events.vocabulary import Role, Stage, Step
+from services.gateway.alert_routes import SetAside
+from services.gateway.pages.board import (
+    CountryCapacity,
+    Lane,
+    call_first,
+    capacity_by_country,
+    case_code,
+    household_words,
+    lane_of,
+    lanes_of,
+    troubles_of,
+    way_on,
+)
+from tests.gateway.world import ESCORT, GUARDIAN, HOST, NEIGHBOUR, ORIGIN, OTHER_HOST, POLICE, RECEIVING, START, World
+from tests.pages.reader import Reader, words
+
+REQUEST_ID = "0123456789abcdef0123456789abcdef"
+LANES = (
+    (Stage.RECEIVED, "", Lane.SHELTERS, Lane.SHELTERS),
+    (Stage.OPENED, "", Lane.SHELTERS, Lane.SHELTERS),
+    (Stage.SHORTLISTED, "", Lane.SHELTERS, Lane.SHELTERS),
+    (Stage.ASKED, "", Lane.SHELTERS, Lane.SHELTERS),
+    (Stage.OFFERED, "BE", Lane.CHOICE, Lane.SIGNATURE),
+    (Stage.PROPOSED, "NL", Lane.SIGNATURE, Lane.SIGNATURE),
+    (Stage.COUNTERSIGNED, "BE", Lane.CONSENT_AND_JOURNEY, Lane.CONSENT_AND_JOURNEY),
+    (Stage.CONSENTED, "", Lane.CONSENT_AND_JOURNEY, Lane.CONSENT_AND_JOURNEY),
+    (Stage.CONFIRMED, "BE", Lane.CONSENT_AND_JOURNEY, Lane.CONSENT_AND_JOURNEY),
+    (Stage.DEPARTED, "NL", Lane.UNDER_WAY, Lane.UNDER_WAY),
+    (Stage.ARRIVED, "NL", Lane.UNDER_WAY, Lane.UNDER_WAY),
+    (Stage.ASTRAY, "BE", Lane.FOLLOW_UP, Lane.FOLLOW_UP),
+    (Stage.UNMET_NEED, "BE", Lane.FOLLOW_UP, Lane.FOLLOW_UP),
+    (Stage.ENDED, "", None, None),
+    (Stage.REFUSED, "", None, None),
+    (Stage.WITHDRAWN, "", None, None),
+    (Stage.ERASED, "", None, None),
+)
+"""Each stage, whose turn it is, and the lane in which the two countries see it."""
+SOON = START + timedelta(minutes=5)
+
+
+def a_view(stage: Stage, **changes: Any) -> dict[str, Any]:
+    """A request as the API shows it to a focal point."""
+    return {
+        "request_id": REQUEST_ID,
+        "stage": stage,
+        "owner": Role.SYSTEM,
+        "owner_country": "",
+        "next_steps": [],
+        "deadline": None,
+        "opened_at": "2026-11-23T11:00:00.000000Z",
+        "urgency": "urgent",
+        "danger_country": "BE",
+        "host_country": None,
+        "household": {"women": 1},
+        "needs": [],
+        "asks": {},
+        "proposal": None,
+        "missed_deadlines": 0,
+    } | changes
+
+
+def key_of(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize(("stage", "owner_country", "at_origin", "at_host"), LANES)
+def test_a_request_stands_in_the_lane_of_who_must_act(
+    stage: Stage, owner_country: str, at_origin: Lane | None, at_host: Lane | None
+) -> None:
+    view = a_view(stage, owner_country=owner_country)
+    assert lane_of(view, "BE", START) is at_origin
+    assert lane_of(view, "NL", START) is at_host
+
+
+def test_every_stage_has_its_place_in_that_table() -> None:
+    assert {stage for stage, *_ in LANES} == set(Stage)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage not in (Stage.ASTRAY, Stage.UNMET_NEED)])
+@pytest.mark.parametrize(
+    ("changes", "is_to_follow_up"),
+    [
+        ({"deadline": key_of(START)}, False),
+        ({"deadline": key_of(START - timedelta(microseconds=1))}, True),
+        ({"missed_deadlines": 1, "deadline": key_of(SOON)}, True),
+        ({"next_steps": [Step.FIND_HOUSEHOLD]}, True),
+        ({"next_steps": [Step.FIND_ALTERNATIVE]}, True),
+        ({"next_steps": [Step.RECORD_ARRIVAL]}, False),
+    ],
+)
+def test_whatever_is_late_or_goes_wrong_is_followed_up(
+    stage: Stage, changes: dict[str, Any], is_to_follow_up: bool
+) -> None:
+    view = a_view(stage, **changes)
+    over = stage in (Stage.ENDED, Stage.REFUSED, Stage.WITHDRAWN, Stage.ERASED)
+    assert bool(troubles_of(view, START)) is is_to_follow_up
+    assert (lane_of(view, "BE", START) is Lane.FOLLOW_UP) is (is_to_follow_up and not over)
+
+
+def test_a_lane_is_sorted_by_deadline_and_then_by_age() -> None:
+    views = [
+        a_view(Stage.ASKED, request_id="none", opened_at="2026-11-23T09:00:00.000000Z"),
+        a_view(Stage.ASKED, request_id="later", deadline=key_of(SOON + timedelta(minutes=1))),
+        a_view(Stage.ASKED, request_id="younger", deadline=key_of(SOON), opened_at="2026-11-23T11:30:00.000000Z"),
+        a_view(Stage.ASKED, request_id="older", deadline=key_of(SOON), opened_at="2026-11-23T11:00:00.000000Z"),
+        a_view(Stage.WITHDRAWN, request_id="over"),
+    ]
+    lanes = lanes_of(views, "BE", START)
+    assert [row.request_id for row in lanes[Lane.SHELTERS]] == ["older", "younger", "later", "none"]
+    assert sum(len(rows) for rows in lanes.values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("view", "country", "page"),
+    [
+        (a_view(Stage.ASKED, owner=Role.SHELTER, next_steps=[Step.ANSWER_ASK]), "BE", "/shortlist"),
+        (a_view(Stage.ASKED, owner=Role.SHELTER, next_steps=[Step.ANSWER_ASK]), "NL", ""),
+        (a_view(Stage.PROPOSED, owner=Role.COORDINATOR, owner_country="NL", proposal={"rank": 1}), "BE", "/signature"),
+        (
+            a_view(Stage.PROPOSED, owner=Role.COORDINATOR, owner_country="NL", next_steps=[Step.COUNTERSIGN_PLACEMENT]),
+            "NL",
+            "/signature",
+        ),
+        (
+            a_view(Stage.OFFERED, owner=Role.COORDINATOR, owner_country="BE", next_steps=[Step.PROPOSE_PLACEMENT]),
+            "BE",
+            "/shortlist",
+        ),
+        (
+            a_view(Stage.CONFIRMED, owner=Role.COORDINATOR, owner_country="BE", next_steps=[Step.PLAN_JOURNEY]),
+            "BE",
+            "/journey",
+        ),
+        (
+            a_view(Stage.CONFIRMED, owner=Role.COORDINATOR, owner_country="BE", next_steps=[Step.PLAN_JOURNEY]),
+            "NL",
+            "",
+        ),
+        (
+            a_view(Stage.UNMET_NEED, owner=Role.COORDINATOR, owner_country="BE", next_steps=[Step.FIND_ALTERNATIVE]),
+            "BE",
+            "/shortlist",
+        ),
+    ],
+)
+def test_each_row_leads_to_where_its_next_step_is_taken(view: dict[str, Any], country: str, page: str) -> None:
+    verb, address = way_on(view, country)
+    assert verb
+    assert address == f"/requests/{REQUEST_ID}{page}"
+
+
+def test_a_household_and_a_case_are_said_in_words() -> None:
+    household = {"women": 1, "men": 2, "children_under_6": 2, "children_12_to_17": 1, "age_status": "presumed_minor"}
+    said = household_words(household)
+    assert said == "1 woman, 2 men, 2 children under 6, 1 child of 12 to 17, perhaps headed by a minor"
+    assert household_words({}) == ""
+    assert case_code(REQUEST_ID) == "0123-4567"
+
+
+def test_free_beds_are_counted_by_country_and_only_our_own_regions_are_to_be_phoned() -> None:
+    def row(country: str, certain: int, uncertain: int, silent: int) -> dict[str, Any]:
+        return {
+            "country": country,
+            "region": f"{country}11",
+            "track": "adult",
+            "free_certain": certain,
+            "free_uncertain": uncertain,
+            "units": 3,
+            "units_not_reported": silent,
+        }
+
+    regions = [row("NL", 1, 0, 0), row("NL", 2, 3, 0), row("BE", 4, 0, 1), row("NL", 0, 0, 2)]
+    assert capacity_by_country(regions) == [CountryCapacity("BE", 4, 0, 1), CountryCapacity("NL", 3, 3, 2)]
+    assert call_first(regions, "NL") == [regions[1], regions[3]]
+
+
+def links_of(page: str) -> set[str]:
+    """Where the content of a page leads, without the frame's own links."""
+    main = page[page.index("<main") : page.index("</main>")]
+    return {link for link in re.findall(r'href="([^"]+)"', main) if not link.startswith("#")}
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [Stage.ASKED, Stage.OFFERED, Stage.PROPOSED, Stage.CONFIRMED, Stage.DEPARTED, Stage.ARRIVED, Stage.ASTRAY],
+)
+def test_both_countries_see_a_request_on_its_way_and_every_link_leads_somewhere(world: World, stage: Stage) -> None:
+    request_id = world.bring_to(stage)
+    for who in (ORIGIN, HOST):
+        reader = Reader(world, who)
+        answer = reader.get("/board")
+        page = answer.get_data(as_text=True)
+        assert answer.status_code == 200
+        assert f'id="case-{request_id}"' in page
+        assert case_code(request_id) in words(answer)
+        for link in links_of(page):
+            if is_the_case_itself(link) and not is_served(world, link):
+                continue
+            assert is_served(world, link), link
+            assert reader.get(link).status_code == 200, link
+
+
+def is_the_case_itself(link: str) -> bool:
+    return re.fullmatch(r"/requests/\w+", link) is not None
+
+
+def is_served(world: World, link: str) -> bool:
+    try:
+        world.node.app.url_map.bind("").match(link.partition("?")[0], method="GET")
+    except HTTPException:
+        return False
+    return True
+
+
+def test_the_board_says_what_must_be_done_and_where_a_shelter_is_to_nobody(world: World) -> None:
+    request_id = world.bring_to(Stage.OFFERED, needs=[], household={"women": 1, "children_under_6": 2})
+    said = words(Reader(world, ORIGIN).get("/board"))
+    assert "1 woman, 2 children under 6" in said
+    assert "Choose an offer and sign" in said
+    assert "from Belgium to Netherlands" in said
+    page = Reader(world, ORIGIN).get("/board").get_data(as_text=True)
+    assert f'href="/requests/{request_id}/shortlist"' in page
+    for shelter in (RECEIVING, NEIGHBOUR):
+        assert shelter.organisation not in page
+    assert POLICE.person not in page
+    assert "PLOVER" not in page
+    assert "CURLEW" not in page
+
+
+def test_a_country_that_is_no_longer_asked_sees_nothing_of_a_request(world: World) -> None:
+    request_id = world.bring_to(Stage.PROPOSED)
+    page = Reader(world, OTHER_HOST).get("/board").get_data(as_text=True)
+    assert request_id not in page
+
+
+@pytest.mark.parametrize("who", [POLICE, RECEIVING, GUARDIAN, ESCORT])
+def test_only_focal_points_have_a_board(world: World, who: Any) -> None:
+    assert Reader(world, who).get("/board").status_code == 403
+
+
+def test_the_wall_shows_less_loads_itself_and_leads_only_back(world: World) -> None:
+    request_id = world.bring_to(Stage.OFFERED, household={"women": 3})
+    answer = Reader(world, ORIGIN).get("/board?wall=1")
+    page = answer.get_data(as_text=True)
+    assert '<meta http-equiv="refresh" content="30">' in page
+    assert links_of(page) == {"/board"}
+    assert case_code(request_id) in words(answer)
+    assert "3 women" not in words(answer)
+    assert "<form" not in page[page.index("<main") :]
+
+
+def test_what_is_set_aside_is_said_with_what_to_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = Reader(world, ORIGIN)
+    assert "Cases may stand still" not in words(origin.get("/board"))
+    held = [SetAside(service="placement", reason="failed", count=2, since="2026-11-23T11:00:00+00:00")]
+    monkeypatch.setitem(world.node.gateway.__dict__, "set_aside", lambda: held)
+    said = words(origin.get("/board"))
+    assert "2 messages are set aside in placement" in said
+    assert "Phone whoever runs Haven" in said
+    assert "Cases may stand still" in words(origin.get("/board?wall=1"))
+
+
+def test_the_board_goes_on_through_the_pages_of_the_api_and_says_when_it_stops(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.pages.board.PAGE_OF_REQUESTS", "1")
+    world.later(seconds=1)
+    first = world.open()
+    world.later(seconds=1)
+    second = world.open()
+    page = Reader(world, ORIGIN).get("/board").get_data(as_text=True)
+    assert first in page
+    assert second in page
+    monkeypatch.setattr("services.gateway.pages.board.MOST_PAGES", 1)
+    assert "Only the newest are shown" in words(Reader(world, ORIGIN).get("/board"))
+    answer = Reader(world, ORIGIN).get("/board")
+    assert first not in answer.get_data(as_text=True)
+    assert second in answer.get_data(as_text=True)
