@@ -167,10 +167,19 @@ class Visit:
         kept = dict(self.session.kept.fields) if self.session.kept else {}
         return make_response(render_template(template, visit=self, notices=notices, kept=kept, **context), status)
 
-    def go_to(self, path: str, notice: str = "") -> Response:
-        """On to another page, which says once what was done."""
+    def take_once(self) -> dict[str, str]:
+        """What the page before left for this view of this page alone."""
+        taken, self.session.once = self.session.once, {}
+        if taken:
+            self.site.sessions.keep(self.cookie, self.session)
+        return taken
+
+    def go_to(self, path: str, notice: str = "", once: Mapping[str, str] | None = None) -> Response:
+        """On to another page, which says once what was done. `once` is what that page takes (`take_once`) and no later one has."""
         if notice:
             self.session.notices = [*self.session.notices, notice]
+        if once is not None:
+            self.session.once = dict(once)
         self.session.kept = None
         self.site.sessions.keep(self.cookie, self.session)
         return see_other(path)

@@ -75,6 +75,8 @@ class Session(msgspec.Struct, kw_only=True):
     """Browser and system in two words, so that people know their own sessions."""
     kept: KeptForm | None = None
     notices: list[str] = []
+    once: dict[str, str] = {}
+    """What one page left for the next view of another, such as how to undo what was just done."""
 
     def __repr__(self) -> str:
         return "Session()"
