@@ -10,9 +10,11 @@ import pytest
 from werkzeug.test import TestResponse
 
 from events.vocabulary import Stage
+from services.gateway import problems
 from services.gateway.pages.language import LANGUAGES
 from services.gateway.pages.requests_acts import REASONS
 from services.gateway.pages.requests_opening import ALSO_SPOKEN, MOST_SPOKEN
+from services.gateway.pages.sessions import KeptForm, Session
 from services.placement.domain.policies import DISCLOSURE_REASONS
 from tests.gateway.world import (
     A_MINOR,
@@ -33,7 +35,7 @@ from tests.gateway.world import (
     Who,
     World,
 )
-from tests.pages.reader import Reader, words
+from tests.pages.reader import CSRF, Reader, words
 
 SAFE_NUMBER = "synthetic: ask the desk for KESTREL-58"
 MINUTE = {
@@ -250,6 +252,48 @@ def test_every_language_on_the_form_has_a_name_in_every_language() -> None:
     for language in LANGUAGES:
         names = Locale.parse(language.locale).languages
         assert [code for code in (*MOST_SPOKEN, *ALSO_SPOKEN) if code not in names] == []
+
+
+def test_what_was_sent_before_signing_in_again_is_filled_in_but_for_what_is_sealed(world: World) -> None:
+    police = Reader(world, POLICE)
+    fields = tuple((name, value) for name, value in (MINUTE | {"men": "4"}).items())
+    kept = KeptForm(
+        path="/requests/new", fields=(*fields, ("needs", "pets"), ("needs", "infant_care")), person=POLICE.person
+    )
+    cookie = world.node.sessions.begin(
+        Session(csrf=CSRF, principal=world.node.gateway.verifier.principal(world.token(POLICE)), kept=kept)
+    )
+    police.client.set_cookie("haven", cookie, domain="127.0.0.1")
+    page = html(police.get("/requests/new"))
+    assert re.search(r'name="men"[^>]* value="4"', page)
+    for need in ("pets", "infant_care"):
+        assert re.search(rf'value="{need}"[^>]* checked', page)
+    assert "KESTREL" not in page
+    assert re.search(r'name="men"[^>]* value=""', html(Reader(world, POLICE).get("/requests/new")))
+
+
+def test_a_form_that_was_changed_after_it_was_sent_is_not_taken_for_the_first(world: World) -> None:
+    police = Reader(world, POLICE)
+    command = uuid4().hex
+    assert police.send("/requests/new", **MINUTE | {"command": command}).status_code == 303
+    changed = police.send("/requests/new", **MINUTE | {"command": command, "women": "2"})
+    assert changed.status_code == 422
+    assert "sent before" in words(changed)
+    assert f'value="{command}"' not in html(changed)
+
+
+def test_what_may_have_been_recorded_keeps_its_command(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_broken(*_: object, **__: object) -> None:
+        raise problems.Problem(503, "not-recorded", "Not recorded.", next_action="Phone.")
+
+    police = Reader(world, POLICE)
+    command = uuid4().hex
+    with monkeypatch.context() as patched:
+        patched.setattr(world.core.intake, "accept", is_broken)
+        answer = police.send("/requests/new", **MINUTE | {"command": command})
+    assert answer.status_code == 503
+    assert "phone the focal point" in words(answer)
+    assert f'name="command" value="{command}"' in html(answer)
 
 
 # the list
@@ -521,6 +565,22 @@ def test_a_step_that_is_not_decided_yet_says_so(world: World, monkeypatch: pytes
     assert "not decided yet" in words(police.follow(answer))
 
 
+def test_focal_points_find_the_shortlist_and_the_signature(world: World) -> None:
+    asked, proposed = (world.bring_to(stage) for stage in (Stage.ASKED, Stage.PROPOSED))
+    origin, host, police = (Reader(world, who) for who in (ORIGIN, HOST, POLICE))
+    assert f"/requests/{asked}/shortlist" in links(origin.get(f"/requests/{asked}"))
+    assert f"/requests/{proposed}/signature" in links(host.get(f"/requests/{proposed}"))
+    assert f"/requests/{proposed}/signature" in links(origin.get(f"/requests/{proposed}"))
+    for request_id in (asked, proposed):
+        assert not [link for link in links(police.get(f"/requests/{request_id}")) if "sh" in link.rpartition("/")[2]]
+
+
+def test_a_shelter_answers_from_the_case(world: World) -> None:
+    request_id = world.bring_to(Stage.ASKED)
+    shelter = Reader(world, RECEIVING)
+    assert f"/asks/{world.ask_to(request_id, RECEIVING)}" in links(shelter.get(f"/requests/{request_id}"))
+
+
 # what is sealed
 
 
@@ -591,8 +651,9 @@ def test_the_timeline_tells_what_happened_and_who_looked(world: World) -> None:
         said = words(answer)
         assert "The request was" in said
         assert "Focal point, Belgium" in said
-        assert "Read " in said
+        assert re.search(r"Who looked: \d+ times?", said)
         assert '<time datetime="2026-11-23T' in html(answer)
         assert not re.search(r"(placement|gateway|capacity)\.\w+", said)
+    assert "Focal point, Belgium" in words(Reader(world, POLICE).get(f"/requests/{request_id}/timeline"))
     for who in (RECEIVING, ESCORT):
         assert Reader(world, who).get(f"/requests/{request_id}/timeline").status_code == 403

@@ -10,12 +10,12 @@ from flask import Response, request
 from events import gateway as g
 from events import placement as p
 from events.envelope import wire_name
-from events.vocabulary import Role, Stage, Step, Verb
+from events.vocabulary import Role, Stage, Step
 from services.gateway.pages import requests_disclosures, requests_opening, requests_steps
 from services.gateway.pages.board import case_code, household_words
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import country_name, gettext, language, moment
-from services.gateway.pages.requests_acts import OVER, Act, Standing, is_there
+from services.gateway.pages.requests_acts import OVER, Act, Standing
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
 from services.gateway.read_model import Json
@@ -44,7 +44,9 @@ _REASONS: Mapping[str, str] = {
 }
 """What the reason in an event is a code of."""
 
+_READS = frozenset({wire_name(g.RecordConsulted), wire_name(g.FieldDisclosed)})
 _DETAILS = (
+    ("resource", "Resource"),
     ("stage", "Stage"),
     ("step", "Step"),
     ("scope", "ConsentScope"),
@@ -82,14 +84,13 @@ def case(visit: Visit) -> Response:
     standing = Standing(view, visit.principal)
     steps = [(step, standing.page_of(Step(step))) for step in view["next_steps"]]
     pages_of_steps = {address for _, address in steps}
-    address = f"/requests/{view['request_id']}"
-    also = [(act, f"{address}/{act}") for act in standing.acts if f"{address}/{act}" not in pages_of_steps]
+    also = [(act, standing.page_for(act)) for act in standing.acts]
     return visit.render(
         "requests_case.html",
         view=view,
         steps=steps,
-        also=[(act, page) for act, page in also if is_there(page)],
-        titles=_titles(),
+        also=[(act, address) for act, address in also if address not in pages_of_steps],
+        titles=_titles(view),
         zones=[_zone_words(visit, zone) for zone in view.get("danger_zones", ())],
         consents=_consents(view),
         reflection_ends=_reflection_ends(view),
@@ -97,7 +98,6 @@ def case(visit: Visit) -> Response:
         is_over=view["stage"] in OVER,
         has_timeline=visit.principal.role in READ_TIMELINE and view["stage"] != Stage.RECEIVED,
         emergency=_emergency_number(visit, view),
-        help_page="/help" if is_there("/help") else "",
         **_shared(visit),
     )
 
@@ -113,11 +113,13 @@ def _shared(visit: Visit) -> dict[str, Any]:
     }
 
 
-def _titles() -> dict[Act, str]:
+def _titles(view: Json) -> dict[Act, str]:
     """What can be done besides the next step."""
     return {
+        Act.SHORTLIST: gettext("See the shortlist, and who is asked"),
+        Act.SIGNATURE: gettext("See what is proposed and signed"),
         Act.CONSENT: gettext("Record or withdraw a consent"),
-        Act.JOURNEY: gettext("Plan the journey"),
+        Act.JOURNEY: gettext("Plan the journey anew") if view.get("journey") else gettext("Plan the journey"),
         Act.DEPARTURE: gettext("Record the departure"),
         Act.ARRIVAL: gettext("Record the arrival"),
         Act.END: gettext("Record the end of the stay"),
@@ -158,8 +160,8 @@ def timeline(visit: Visit) -> Response:
     return visit.render(
         "requests_timeline.html",
         request_id=visit.path["request_id"],
-        steps=[one for one in sentences if one["verb"] not in (Verb.CONSULTATION, Verb.DISCLOSURE)],
-        reads=[one for one in sentences if one["verb"] in (Verb.CONSULTATION, Verb.DISCLOSURE)],
+        steps=[one for one in sentences if not one["is_read"]],
+        reads=[one for one in sentences if one["is_read"]],
         **_shared(visit),
     )
 
@@ -179,7 +181,7 @@ def _sentence(entry: Json) -> Json:
     by = word("Role", actor["role"])
     return {
         "time": entry["time"],
-        "verb": entry["verb"],
+        "is_read": entry["type"] in _READS,
         "what": word("EventType", entry["type"]),
         "by": f"{by}, {country_name(actor['country'])}" if actor["country"] else by,
         "said": said,

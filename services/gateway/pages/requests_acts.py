@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from enum import StrEnum
 
-from flask import current_app
-from werkzeug.exceptions import HTTPException
-
 from events.vocabulary import ArrivalOutcome, DisclosureReason, Role, SealedField, Stage, Step
 from services.gateway.principals import Principal
 from services.gateway.read_model import Json
@@ -19,6 +16,8 @@ AFTER_DEPARTURE = frozenset({Stage.DEPARTED, Stage.ARRIVED, Stage.ASTRAY})
 class Act(StrEnum):
     """Something that can be done with a request; the value is the last part of its page's address."""
 
+    SHORTLIST = "shortlist"
+    SIGNATURE = "signature"
     CONSENT = "consent"
     JOURNEY = "journey"
     DEPARTURE = "departure"
@@ -29,6 +28,9 @@ class Act(StrEnum):
 
 
 _ACT_OF_STEP: Mapping[Step, Act] = {
+    Step.PROPOSE_PLACEMENT: Act.SHORTLIST,
+    Step.FIND_ALTERNATIVE: Act.SHORTLIST,
+    Step.COUNTERSIGN_PLACEMENT: Act.SIGNATURE,
     Step.RECORD_CONSENT: Act.CONSENT,
     Step.RECORD_GUARDIAN_CONSENT: Act.CONSENT,
     Step.PLAN_JOURNEY: Act.JOURNEY,
@@ -82,6 +84,8 @@ class Standing:
     def acts(self) -> list[Act]:
         """In the order of a relocation."""
         can = {
+            Act.SHORTLIST: self.is_origin and bool(self.view.get("shortlist")) and self.stage not in OVER,
+            Act.SIGNATURE: self.role is Role.COORDINATOR and bool(self.view.get("proposal")),
             Act.CONSENT: self._records_consent,
             Act.JOURNEY: self.is_origin and self.stage is Stage.CONFIRMED,
             Act.DEPARTURE: (self.sends or self.drives) and self.stage is Stage.CONFIRMED and self._is_planned,
@@ -129,23 +133,11 @@ class Standing:
 
     def page_of(self, step: Step) -> str:
         """Where this person does the step; empty when it is not theirs to do."""
-        address = f"/requests/{self.view['request_id']}"
-        if (act := _ACT_OF_STEP.get(step)) in self.acts:
-            return f"{address}/{act}"
-        elsewhere = {
-            Step.ANSWER_ASK: (self.role is Role.SHELTER, "/asks"),
-            Step.PROPOSE_PLACEMENT: (self.is_origin, f"{address}/shortlist"),
-            Step.FIND_ALTERNATIVE: (self.is_origin, f"{address}/shortlist"),
-            Step.COUNTERSIGN_PLACEMENT: (self.is_host, f"{address}/signature"),
-        }
-        is_theirs, page = elsewhere.get(step, (False, ""))
-        return page if is_theirs and is_there(page) else ""
+        if step is Step.ANSWER_ASK:
+            asked = [ask["ask_id"] for ask in self.view.get("asks", {}).values() if ask["state"] == "open"]
+            return f"/asks/{asked[0]}" if asked and self.role is Role.SHELTER else ""
+        act = _ACT_OF_STEP.get(step)
+        return self.page_for(act) if act in self.acts else ""
 
-
-def is_there(page: str) -> bool:
-    """Whether this deployment serves such a page."""
-    try:
-        current_app.url_map.bind("").match(page, method="GET")
-    except HTTPException:
-        return False
-    return True
+    def page_for(self, act: Act) -> str:
+        return f"/requests/{self.view['request_id']}/{act}"
