@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from werkzeug.exceptions import HTTPException
 
 from events.vocabulary import Role, Stage, Step
 from services.gateway.alert_routes import SetAside
@@ -204,22 +203,7 @@ def test_both_countries_see_a_request_on_its_way_and_every_link_leads_somewhere(
         assert f'id="case-{request_id}"' in page
         assert case_code(request_id) in words(answer)
         for link in links_of(page):
-            if is_the_case_itself(link) and not is_served(world, link):
-                continue
-            assert is_served(world, link), link
             assert reader.get(link).status_code == 200, link
-
-
-def is_the_case_itself(link: str) -> bool:
-    return re.fullmatch(r"/requests/\w+", link) is not None
-
-
-def is_served(world: World, link: str) -> bool:
-    try:
-        world.node.app.url_map.bind("").match(link.partition("?")[0], method="GET")
-    except HTTPException:
-        return False
-    return True
 
 
 def test_the_board_says_what_must_be_done_and_where_a_shelter_is_to_nobody(world: World) -> None:

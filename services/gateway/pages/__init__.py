@@ -12,7 +12,7 @@ from events.vocabulary import Role
 from services.config import BadSetting, Settings
 from services.gateway.identity import PAGES as CLIENT
 from services.gateway.identity import Identity
-from services.gateway.pages import audit, entrance
+from services.gateway.pages import asks, audit, board, entrance, journey, live, places, requests, shortlist, signing
 from services.gateway.pages.frame import Page, Site, frame
 from services.gateway.pages.help import help_pages
 from services.gateway.pages.language import gettext, language, speak
@@ -24,15 +24,26 @@ from services.gateway.routing import Gateway
 STATIC = Path(__file__).parent.parent / "static"
 
 MENUS: Mapping[Role, tuple[tuple[str, str], ...]] = {
-    Role.REFERRER: (),
-    Role.SHELTER: (),
-    Role.COORDINATOR: (),
-    Role.GUARDIAN: (),
-    Role.ESCORT: (),
+    Role.REFERRER: (("/requests", mark("Cases")),),
+    Role.SHELTER: (("/asks", mark("Asks")), ("/places", mark("Our places")), ("/requests", mark("Cases"))),
+    Role.COORDINATOR: (("/board", mark("Board")), ("/requests", mark("Cases"))),
+    Role.GUARDIAN: (("/requests", mark("Cases")),),
+    Role.ESCORT: (("/requests", mark("Cases")),),
     Role.AUDITOR: (("/audit", mark("Audit trail")),),
 }
 
-PAGES: tuple[Page, ...] = (*entrance.PAGES, *audit.PAGES)
+PAGES: tuple[Page, ...] = (
+    *entrance.PAGES,
+    *live.PAGES,
+    *audit.PAGES,
+    *board.PAGES,
+    *shortlist.PAGES,
+    *signing.PAGES,
+    *journey.PAGES,
+    *asks.PAGES,
+    *places.PAGES,
+    *requests.PAGES,
+)
 """Every page for whoever is signed in."""
 
 
