@@ -10,6 +10,8 @@ from werkzeug.test import TestResponse
 
 from events.envelope import Event
 from events.vocabulary import AcceptCondition, DeclineReason, Stage
+from services.gateway import problems
+from services.gateway.pages.sessions import KeptForm
 from tests.gateway.world import (
     ABROAD,
     HOST,
@@ -36,6 +38,10 @@ def command(page: TestResponse) -> str:
 
 def code(request_id: str) -> str:
     return f"{request_id[:4]}-{request_id[4:8]}".upper()
+
+
+def unavailable(*_: Any, **__: Any) -> None:
+    raise problems.Problem(503, "not-recorded", "synthetic", next_action="synthetic")
 
 
 @pytest.fixture
@@ -271,6 +277,35 @@ def test_an_answer_that_is_not_decided_yet_is_said_to_be_received(
         page = staff.follow(staff.send(asked[1], command=key, **YES))
     assert "was received, and is not decided yet" in words(page)
     assert ask_of(world, asked[0])["state"] == "accepted"
+    world.done(world.withdraw(asked[0]))
+
+
+def test_an_answer_that_may_have_been_kept_is_sent_again_under_the_same_command(
+    world: World, staff: Reader, asked: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = command(staff.get(asked[1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(world.core.intake, "accept", unavailable)
+        shown = staff.send(asked[1], command=key, **YES)
+    assert shown.status_code == 503
+    assert "This was not recorded" in words(shown)
+    assert command(shown) == key
+    assert command(staff.send(asked[1], command=key, answer="no")) != key
+    world.done(world.withdraw(asked[0]))
+
+
+def test_what_was_chosen_before_a_new_sign_in_is_shown_again_without_the_place(
+    world: World, staff: Reader, asked: tuple[str, str]
+) -> None:
+    session = world.node.sessions.find(staff.cookie)
+    assert session is not None
+    fields = tuple((YES | {"condition": "nights_limited"}).items())
+    session.kept = KeptForm(path=asked[1], fields=fields, person=RECEIVING.person)
+    world.node.sessions.keep(staff.cookie, session)
+    page = staff.get(asked[1]).get_data(as_text=True)
+    assert re.search(r'name="condition" type="radio" value="nights_limited"[^>]* checked', page)
+    assert RENDEZVOUS not in page
+    assert ask_of(world, asked[0])["state"] == "open"
     world.done(world.withdraw(asked[0]))
 
 

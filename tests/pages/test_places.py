@@ -12,6 +12,7 @@ from events.envelope import Event, system_actor
 from events.gateway import RegisterUnit
 from events.log.store import ANY_VERSION
 from events.vocabulary import Stage
+from services.gateway import problems
 from services.gateway.pages.sessions import KeptForm
 from simulation.inventory import SyntheticUnit
 from tests.gateway.world import HOME, HOST, INVENTORY, NEIGHBOUR, POLICE, RECEIVING, Json, Who, World, a_unit, staff_of
@@ -200,7 +201,8 @@ def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
     assert answer.status_code == 400
     assert "There is a problem" in page
     assert f'href="#{field}-1"' in page
-    assert f'id="{field}-1"' in page
+    assert re.search(rf'id="{field}-1"[^>]*aria-describedby="{field}-hint-1 {field}-error-1"', page)
+    assert f'id="{field}-error-1"' in page
     kept = button(answer, "Save unit")
     assert all(kept[name] == value for name, value in typed.items() if (name, value) != ("blocked_because", "nothing"))
     assert unit_of(world, HOME) == before
@@ -250,6 +252,8 @@ def test_beds_are_held_for_a_case_with_a_time_and_cannot_be_typed_away(world: Wo
     code = f"{request_id[:4]}-{request_id[4:8]}".upper()
     assert f"For case {code} , until you answer, by" in words(page)
     assert f'href="/asks/{ask_id}"' in page.get_data(as_text=True)
+    deadline = world.view(request_id)["asks"][ask_id]["deadline"]
+    assert f'<time datetime="{deadline}">' in page.get_data(as_text=True)
     unit = unit_of(world, RECEIVING)
     assert unit["held"] == 1
     typed = {"free": str(unit["beds"]), "blocked": "0"}
@@ -349,6 +353,23 @@ def test_what_is_not_decided_yet_is_said_to_be_received(
     for beginning in ("One fewer", "Nothing changed"):
         done = staff.follow(staff.send("/places", **button(page, beginning)))
         assert "Received, and not decided yet." in words(done)
+
+
+def test_what_may_have_been_kept_is_sent_again_under_the_same_command(
+    world: World, staff: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: Any, **__: Any) -> None:
+        raise problems.Problem(503, "not-recorded", "synthetic", next_action="synthetic")
+
+    form, typed = (button(staff.get("/places"), name) for name in ("Nothing changed", "Save unit"))
+    monkeypatch.setattr(world.core.intake, "accept", unavailable)
+    answer = staff.send("/places", **form)
+    assert answer.status_code == 503
+    assert "This was not recorded" in words(answer)
+    assert button(answer, "Nothing changed")["command"] == form["command"]
+    answer = staff.send("/places", **typed | {"free": "44"})
+    assert answer.status_code == 503
+    assert button(answer, "Save unit")["free"] == "44"
 
 
 def test_what_was_typed_before_a_new_sign_in_is_shown_again_and_not_sent(world: World, staff: Reader) -> None:
