@@ -26,7 +26,7 @@ STATIC = Path(__file__).parent.parent / "static"
 MENUS: Mapping[Role, tuple[tuple[str, str], ...]] = {
     Role.REFERRER: (("/requests", mark("Cases")),),
     Role.SHELTER: (("/asks", mark("Asks")), ("/places", mark("Our places")), ("/requests", mark("Cases"))),
-    Role.COORDINATOR: (("/board", mark("Board")), ("/requests", mark("Cases"))),
+    Role.COORDINATOR: (("/board", mark("Board")), ("/asks", mark("Asks")), ("/requests", mark("Cases"))),
     Role.GUARDIAN: (("/requests", mark("Cases")),),
     Role.ESCORT: (("/requests", mark("Cases")),),
     Role.AUDITOR: (("/audit", mark("Audit trail")),),
