@@ -69,7 +69,7 @@ def html(answer: TestResponse) -> str:
 
 def main_part(answer: TestResponse) -> str:
     """What belongs to the page and not to the frame around it."""
-    return html(answer).partition("</header>")[2].partition("<footer")[0]
+    return html(answer).partition("Sign out</button>")[2].partition("<footer")[0]
 
 
 def links(answer: TestResponse) -> list[str]:
@@ -415,6 +415,31 @@ def test_a_case_can_be_looked_at_wherever_it_stands(world: World, stage: Stage) 
     assert Reader(world, ORIGIN).get(f"/requests/{request_id}/timeline").status_code == 200
 
 
+WHO_MAY = {
+    "": (POLICE, ORIGIN, HOST, ESCORT, RECEIVING),
+    "timeline": (POLICE, ORIGIN, HOST),
+    "consent": (POLICE, ORIGIN, RECEIVING),
+    "departure": (POLICE, ORIGIN, ESCORT),
+    "arrival": (HOST, RECEIVING),
+    "end": (),
+    "disclosures": (POLICE, ORIGIN, HOST, ESCORT, RECEIVING),
+    "withdrawal": (POLICE, ORIGIN),
+}
+"""Of a confirmed request whose journey is planned."""
+
+
+@pytest.mark.parametrize("part", WHO_MAY)
+def test_every_page_is_for_whoever_can_use_it_now(world: World, confirmed: str, part: str) -> None:
+    path = f"/requests/{confirmed}/{part}".rstrip("/")
+    for who in (POLICE, ORIGIN, HOST, ESCORT, RECEIVING, GUARDIAN, AUDITOR, OTHER_POLICE, NEIGHBOUR, OTHER_ESCORT):
+        answer = Reader(world, who).get(path)
+        if who in WHO_MAY[part]:
+            assert answer.status_code == 200, who
+        else:
+            assert answer.status_code in (403, 404, 409), who
+            assert "<form method" not in main_part(answer)
+
+
 @pytest.mark.parametrize("language", [one.code for one in LANGUAGES])
 def test_pages_are_there_in_every_language(world: World, confirmed: str, language: str) -> None:
     reader = Reader(world, ORIGIN, language)
@@ -440,6 +465,7 @@ def test_headings_are_in_order(world: World, confirmed: str) -> None:
         assert levels[0] == 1, path
         assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), path
         assert " style=" not in page
+        assert '=""' not in page.replace('value=""', "")
         ids = re.findall(r' id="([^"]+)"', page)
         assert len(ids) == len(set(ids)), path
 
