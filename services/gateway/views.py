@@ -8,7 +8,7 @@ import msgspec
 from events import capacity as c
 from events import placement as p
 from events.envelope import Event
-from events.vocabulary import Freshness, Household, Stage
+from events.vocabulary import BlockReason, Freshness, Household, Stage
 from services.gateway.read_model import Json, moment_key
 
 _SEALED_NAMES = ("callback", "rendezvous", "steps")
@@ -233,6 +233,8 @@ def view_of_unit(view: Json | None, event: Event) -> Json | None:
             return {**view, **_reported(event)}
         case c.FreshnessChanged(freshness=freshness):
             return {**view, "freshness": freshness}
+        case c.BedsVacated():
+            return {**view, "blocked_because": view["blocked_because"] or BlockReason.TURNOVER}
         case _:
             return None
 

@@ -1,6 +1,7 @@
 """What is shown follows from the logs alone: rebuilt, or read in any other order, it is the same to the byte."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -193,3 +194,11 @@ def test_a_registered_unit_is_shown_before_its_first_report(world: World) -> Non
     assert view is not None
     assert view.keys() == world.core.read_model.units([AVAILABILITY])[0].keys()
     assert (view["beds"], view["free"], view["freshness"]) == (4, 0, "not_reported")
+
+
+def test_beds_of_a_household_that_left_are_shown_as_being_made_ready(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    unit = world.view(world.bring_to(Stage.ENDED))["proposal"]["unit_id"]
+    shown = world.done(world.get(RECEIVING, f"/shelters/{RECEIVING.organisation}/units/{unit}/capacity"))
+    assert (shown["blocked"], shown["blocked_because"]) == (1, "turnover")
+    world.node.stop()
