@@ -147,3 +147,15 @@ def test_nobody_outside_can_say_on_whose_behalf_they_ask(world: World) -> None:
     for name in ("haven.principal", "Haven-Principal", "haven_principal", "HTTP_haven.principal"):
         answer = world.client.get("/api/v1/relocation-requests", headers={name: repr(principal)})
         assert answer.status_code == 401
+
+
+def test_an_address_that_does_not_exist_has_words_for_people_and_a_document_for_programs(world: World) -> None:
+    client = world.node.app.test_client()
+    url = world.node.settings.url
+    page = client.get("/nowhere", base_url=url, headers={"Accept": "text/html"})
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+    assert "nothing here for you" in words(page)
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    for path, accept in (("/nowhere", "application/json"), ("/api/v1/nowhere", "text/html")):
+        answer = client.get(path, base_url=url, headers={"Accept": accept})
+        assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from events.vocabulary import Role
 from reference import Reference
+from services.gateway import problems
 from services.gateway.pages.language import LANGUAGES, Language, chosen_language, gettext
 from services.gateway.pages.login import Login, LoginFailed
 from services.gateway.pages.sessions import KeptForm, Session, Sessions, session_id_of
@@ -267,6 +268,7 @@ def frame(site: Site, pages: Iterable[Page], *, open_to_all: Sequence[Blueprint]
     blueprint.register_error_handler(FormTooOld, lambda _old: _plain_problem("form-too-old", 403))
     blueprint.register_error_handler(LoginFailed, lambda failed: _plain_problem(failed.code, failed.status))
     blueprint.register_error_handler(HTTPException, lambda error: _plain_problem("not-found", error.code or 500))
+    blueprint.app_errorhandler(404)(lambda _error: _nothing_here(site))
     for one in pages:
         blueprint.add_url_rule(one.path, view_func=guarded(site, one), methods=[one.method])
     for other in open_to_all:
@@ -279,6 +281,14 @@ def _prepare() -> None:
     g.nonce = secrets.token_urlsafe(16)
     g.language = chosen_language(request.cookies.get(LANGUAGE_COOKIE, ""), request.headers.get("Accept-Language", ""))
     g.visit = None
+
+
+def _nothing_here(site: Site) -> Response:
+    """An address that does not exist: words for a person, a problem document for a program."""
+    if request.path.startswith(PREFIX) or not request.accept_mimetypes.accept_html:
+        return problems.not_found().response()
+    _prepare()
+    return _harden(site, _plain_problem("not-found", 404))
 
 
 def _plain_problem(code: str, status: int) -> Response:
