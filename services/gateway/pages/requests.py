@@ -62,6 +62,13 @@ def owner_words(view: Json) -> str:
     return f"{owner}, {country_name(country)}" if country else owner
 
 
+def _waits_for(view: Json, step: str) -> str:
+    """Who must take a step, which need not be who owes it: only who receives can say that they came, or that they left."""
+    if view["owner"] == Role.COORDINATOR and step in (Step.RECORD_ARRIVAL, Step.END_PLACEMENT):
+        return gettext("the shelter or the focal point of the host country")
+    return owner_words(view)
+
+
 @page("GET", "/requests", *FOLLOW)
 def requests(visit: Visit) -> Response:
     query = {"limit": AT_ONCE}
@@ -82,8 +89,8 @@ def requests(visit: Visit) -> Response:
 def case(visit: Visit) -> Response:
     view = read_request(visit)
     standing = Standing(view, visit.principal)
-    steps = [(step, standing.page_of(Step(step))) for step in view["next_steps"]]
-    pages_of_steps = {address for _, address in steps}
+    steps = [(step, standing.page_of(Step(step)), _waits_for(view, step)) for step in view["next_steps"]]
+    pages_of_steps = {address for _, address, _ in steps}
     also = [(act, standing.page_for(act)) for act in standing.acts]
     return visit.render(
         "requests_case.html",
