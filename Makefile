@@ -12,10 +12,10 @@ TRANSLATED := nl fr de
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo demo-real test check catalogues bench faults up down lock
+.PHONY: help run demo demo-real test check catalogues bench faults frontend frontend-check up down lock
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/haven.stamp ## Set everything up and serve the embedded node with four demo logins
 	@$(BIN)/haven run
@@ -59,6 +59,23 @@ bench: $(VENV)/haven.stamp ## Measure against the anchors, print a table and wri
 faults: $(VENV)/haven.stamp ## Kill, freeze and duplicate everything under load; write build/faults.json (ARGS="--runs full")
 	@mkdir -p build
 	@$(BIN)/python -m faults $(ARGS)
+
+frontend: frontend/node_modules/.package-lock.json ## Build the pages' styles and scripts again (needs node and npm)
+	@node frontend/build.mjs
+
+frontend-check: frontend/node_modules/.package-lock.json ## Compare the pages' styles and scripts with a fresh build
+	@echo "haven: styles and scripts"
+	@node frontend/build.mjs build/frontend
+	@diff --recursive --brief services/gateway/static build/frontend || { \
+		echo "haven: services/gateway/static is not what frontend/ builds: run 'make frontend'" >&2; exit 1; }
+
+frontend/node_modules/.package-lock.json: frontend/package-lock.json
+	@{ command -v node && command -v npm; } >/dev/null || { \
+		echo "haven: the styles and scripts of the pages are built with node (20.19 or newer) and npm, and one of them is not here." \
+			"Only who changes frontend/ needs them: Haven runs, and is tested, without" >&2; exit 1; }
+	@echo "haven: installing the locked packages of frontend/, each checked against its hash"
+	@npm ci --prefix frontend --silent --ignore-scripts
+	@touch $@
 
 up: ## Start the node in Docker and wait until it is healthy
 	docker compose --profile embedded up --build --detach --wait

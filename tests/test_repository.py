@@ -1,5 +1,6 @@
 """What has to stay true of the repository itself: how it is installed, run, built and written down."""
 
+import json
 import os
 import re
 import shutil
@@ -111,12 +112,28 @@ def test_faust_is_pinned_exactly_because_its_commit_behaviour_is_part_of_our_pro
 
 
 def test_every_direct_dependency_and_nothing_else_is_explained() -> None:
-    rows = re.findall(r"^\| `([^`]+)` \|(.+)\|$", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
-    explained = [package_name(name) for name, _ in rows]
-    assert sorted(explained) == sorted(
+    installed, front_end, vendored = (ROOT / "docs/dependencies.md").read_text().partition("\n## Front end")
+    assert front_end
+    row = re.compile(r"^\| `([^`]+)` \|(.+)\|$", re.MULTILINE)
+    assert sorted(package_name(name) for name, _ in row.findall(installed)) == sorted(
         {package_name(name) for name in [*runtime_dependencies(), *development_dependencies()]}
     )
+    packages = json.loads((ROOT / "frontend/package.json").read_text())
+    assert sorted(name for name, _ in row.findall(vendored)) == sorted(
+        packages["dependencies"] | packages["devDependencies"]
+    )
+    rows = row.findall(installed) + row.findall(vendored)
     assert [name for name, cells in rows if not all(cell.strip() for cell in cells.split("|"))] == []
+
+
+def test_the_lock_of_the_front_end_is_pinned_and_hashed_and_names_no_host() -> None:
+    packages = json.loads((ROOT / "frontend/package.json").read_text())
+    lock = json.loads((ROOT / "frontend/package-lock.json").read_text())["packages"]
+    pinned = packages["dependencies"] | packages["devDependencies"]
+    assert {name: lock[f"node_modules/{name}"]["version"] for name in pinned} == pinned
+    assert [name for name, entry in lock.items() if name and not entry["integrity"].startswith("sha512-")] == []
+    assert [name for name, entry in lock.items() if "resolved" in entry] == []
+    assert "ignore-scripts=true" in (ROOT / "frontend/.npmrc").read_text().splitlines()
 
 
 # Installing and running
@@ -127,7 +144,7 @@ def test_every_make_target_says_what_it_does() -> None:
 
 
 def test_make_offers_what_the_documentation_promises() -> None:
-    assert set(make_targets()) == {"help", *PYTHON_TARGETS, "up", "down", "lock"}
+    assert set(make_targets()) == {"help", *PYTHON_TARGETS, "frontend", "frontend-check", "up", "down", "lock"}
 
 
 def test_make_alone_prints_the_help() -> None:
@@ -169,6 +186,7 @@ def test_ci_runs_everything_and_closes_with_the_tests() -> None:
     assert lines[0] == "set -euo pipefail"
     assert [line for line in lines if line.startswith("make ")] == [
         "make check",
+        "make frontend-check",
         "make demo",
         "make demo-real",
         "make test",

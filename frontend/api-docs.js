@@ -1,0 +1,11 @@
+// Shows the API. Descriptions are shown as they were written: Swagger UI would make HTML of them, which Trusted Types forbid.
+const place = document.getElementById("api-docs");
+const asWritten = (_, { React }) => ({ source }) => (source ? React.createElement("p", null, source) : null);
+
+SwaggerUIBundle({
+  domNode: place,
+  url: place.dataset.url,
+  validatorUrl: null,
+  supportedSubmitMethods: [],
+  plugins: [() => ({ wrapComponents: { Markdown: asWritten } })],
+});

@@ -1,0 +1,1 @@
+const place=document.getElementById("api-docs"),asWritten=(l,{React:t})=>({source:e})=>e?t.createElement("p",null,e):null;SwaggerUIBundle({domNode:place,url:place.dataset.url,validatorUrl:null,supportedSubmitMethods:[],plugins:[()=>({wrapComponents:{Markdown:asWritten}})]});
