@@ -14,6 +14,7 @@ from services.gateway.pages.board import (
     call_first,
     capacity_by_country,
     case_code,
+    clock_of,
     household_words,
     lane_of,
     lanes_of,
@@ -106,6 +107,22 @@ def test_whatever_is_late_or_goes_wrong_is_followed_up(
     assert (lane_of(view, "BE", START) is Lane.FOLLOW_UP) is (is_to_follow_up and not over)
 
 
+@pytest.mark.parametrize(
+    ("left", "clock"),
+    [
+        (timedelta(microseconds=-1), "past"),
+        (timedelta(0), "soon"),
+        (timedelta(minutes=5), "soon"),
+        (timedelta(minutes=5, microseconds=1), "running"),
+        (timedelta(days=1), "running"),
+        (timedelta(days=1, microseconds=1), "far"),
+    ],
+)
+def test_a_clock_says_how_pressing_it_is(left: timedelta, clock: str) -> None:
+    assert clock_of(key_of(START + left), START) == clock
+    assert clock_of(None, START) == "far"
+
+
 def test_a_lane_is_sorted_by_deadline_and_then_by_age() -> None:
     views = [
         a_view(Stage.ASKED, request_id="none", opened_at="2026-11-23T09:00:00.000000Z"),
@@ -191,7 +208,16 @@ def links_of(page: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "stage",
-    [Stage.ASKED, Stage.OFFERED, Stage.PROPOSED, Stage.CONFIRMED, Stage.DEPARTED, Stage.ARRIVED, Stage.ASTRAY],
+    [
+        Stage.ASKED,
+        Stage.OFFERED,
+        Stage.PROPOSED,
+        Stage.COUNTERSIGNED,
+        Stage.CONFIRMED,
+        Stage.DEPARTED,
+        Stage.ARRIVED,
+        Stage.ASTRAY,
+    ],
 )
 def test_both_countries_see_a_request_on_its_way_and_every_link_leads_somewhere(world: World, stage: Stage) -> None:
     request_id = world.bring_to(stage)
@@ -204,6 +230,22 @@ def test_both_countries_see_a_request_on_its_way_and_every_link_leads_somewhere(
         assert case_code(request_id) in words(answer)
         for link in links_of(page):
             assert reader.get(link).status_code == 200, link
+
+
+def test_every_step_of_a_focal_point_leads_to_a_page_that_is_there(world: World) -> None:
+    """Also in the languages of the others, and when it is overdue, or nobody fits."""
+    unmet, planned, overdue = world.bring_to(Stage.UNMET_NEED), world.bring_to(Stage.CONFIRMED), world.open()
+    world.done(world.plan_journey(planned))
+    world.done(world.consent(planned))
+    for step in (world.say_yes, world.propose, world.countersign, world.plan_journey, world.consent, world.depart):
+        world.done(step(overdue))
+    world.later(hours=8)
+    for language in ("nl", "fr", "de", "en"):
+        reader = Reader(world, ORIGIN, language)
+        page = reader.get("/board").get_data(as_text=True)
+        for request_id, part in ((unmet, "shortlist"), (overdue, "disclosures"), (planned, "departure")):
+            assert f'href="/requests/{request_id}/{part}"' in page
+            assert reader.get(f"/requests/{request_id}/{part}").status_code == 200
 
 
 def test_the_board_says_what_must_be_done_and_where_a_shelter_is_to_nobody(world: World) -> None:

@@ -13,6 +13,8 @@ from werkzeug.test import TestResponse
 from events.gateway import CountersignPlacement, PlanJourney, ProposePlacement
 from events.placement import Preference, Rule
 from events.vocabulary import Stage
+from services.gateway import problems
+from services.gateway.pages.frame import own_path
 from services.gateway.pages.journey import NoSuchMoment, moment_in_brussels
 from services.gateway.pages.sessions import KeptForm, Session
 from services.gateway.pages.shortlist import (
@@ -515,6 +517,65 @@ def test_without_a_proposal_there_is_nothing_to_sign(world: World, origin: Reade
     answer = origin.get(page_of(request_id, "signature"))
     assert answer.status_code == 200
     assert "there is nothing to sign" in words(answer)
+
+
+# Whatever takes longer, or fails
+
+
+def test_what_is_received_and_not_decided_is_said_to_be_so(
+    world: World, origin: Reader, host: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody decides within the time that a form waits."""
+    request_id = world.bring_to(Stage.OFFERED)
+    monkeypatch.setattr(
+        world.core.intake, "wait_for_outcomes", lambda accepted, _: [None for _ in accepted.command_ids]
+    )
+    [way] = the_way_to_propose(origin.get(page_of(request_id, "shortlist")))
+    proposed = origin.send(page_of(request_id, "proposal"), **fields_of(origin.get(way)))
+    assert "Received, and not decided yet" in words(origin.follow(proposed))
+    path = page_of(request_id, "signature")
+    signed = host.send(path, **fields_of(host.get(path), "sign"))
+    assert "Received, and not decided yet" in words(host.follow(signed))
+    path = page_of(request_id, "journey")
+    planned = origin.send(path, **fields_of(origin.get(path)), **a_plan())
+    assert "Received, and not decided yet" in words(origin.follow(planned))
+
+
+def test_what_may_have_been_recorded_keeps_its_key_and_what_was_refused_does_not(
+    world: World, host: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = world.bring_to(Stage.PROPOSED)
+    path = page_of(request_id, "signature")
+    form = fields_of(host.get(path), "sign")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise problems.Problem(503, "not-recorded", "Not recorded.", next_action="Send it again.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.core.intake, "accept", fails)
+        failed = host.send(path, **form)
+    assert failed.status_code == 503
+    assert "This was not recorded" in words(failed)
+    assert fields_of(failed, "sign")["command"] == form["command"]
+    assert fields_of(failed, "refuse")["command"] != form["command"]
+    refused = host.send(path, **form | {"decision": "refuse"})
+    assert refused.status_code == 400
+    assert form["command"] not in refused.get_data(as_text=True)
+
+
+def test_whoever_signs_in_anew_comes_back_to_the_same_offer(world: World, origin: Reader) -> None:
+    request_id = with_two_offers(world)
+    first, second = the_way_to_propose(origin.get(page_of(request_id, "shortlist")))
+    form = fields_of(origin.get(second))
+    assert own_path(form["page"]) == second
+    principal = world.node.gateway.verifier.principal(world.token(ORIGIN))
+    fields = tuple((form | {"override": "care_fit"}).items())
+    kept = KeptForm(path=page_of(request_id, "proposal"), fields=fields, person=ORIGIN.person)
+    world.node.sessions.keep(origin.cookie, Session(csrf=CSRF, principal=principal, kept=kept))
+    assert "You have signed in again" not in words(origin.get(first))
+    shown = origin.get(second)
+    assert "You have signed in again" in words(shown)
+    assert re.search(r'value="care_fit"[^>]* checked', shown.get_data(as_text=True))
 
 
 # The journey

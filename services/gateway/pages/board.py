@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from flask import Response, request
@@ -16,6 +16,7 @@ from services.gateway.read_model import Json
 MOST_PAGES = 5
 """So many pages of requests are looked through for open ones; the board says when there are more."""
 PAGE_OF_REQUESTS = "100"
+SOON, TICKS = timedelta(minutes=5), timedelta(days=1)
 
 
 class Lane(StrEnum):
@@ -58,7 +59,10 @@ _LANE_OF_STAGE: Mapping[Stage, Lane] = {
 _PAGE_OF_STEP: Mapping[str, str] = {
     Step.PROPOSE_PLACEMENT: "/shortlist",
     Step.COUNTERSIGN_PLACEMENT: "/signature",
+    Step.RECORD_CONSENT: "/consent",
     Step.PLAN_JOURNEY: "/journey",
+    Step.RECORD_DEPARTURE: "/departure",
+    Step.FIND_HOUSEHOLD: "/disclosures",
 }
 """The page on which a step is taken, where it is not that of the case."""
 
@@ -79,7 +83,10 @@ class Row:
     stage: str
     troubles: tuple[str, ...]
     waits_for: str
+    is_ours: bool
     deadline: str | None
+    clock: str
+    """Of the deadline: past, soon, running, or far; what is far does not tick."""
     opened_at: str
     verb: str
     address: str
@@ -119,7 +126,7 @@ def troubles_of(view: Json, now: datetime) -> tuple[str, ...]:
         troubles.append(gettext("Arrival overdue"))
     if missed:
         troubles.append(ngettext("%(num)s deadline missed", "%(num)s deadlines missed", missed))
-    elif view["deadline"] and datetime.fromisoformat(view["deadline"]) < now:
+    elif clock_of(view["deadline"], now) == "past":
         troubles.append(gettext("Deadline passed"))
     return tuple(troubles)
 
@@ -176,6 +183,28 @@ def who_acts(view: Json, country: str) -> str:
     return gettext("%(role)s, %(country)s", role=owner, country=country_name(view["owner_country"]))
 
 
+def clock_of(deadline: str | None, now: datetime) -> str:
+    """How pressing a deadline is."""
+    if deadline is None:
+        return "far"
+    left = datetime.fromisoformat(deadline) - now
+    if left < timedelta(0):
+        return "past"
+    return "soon" if left <= SOON else "running" if left <= TICKS else "far"
+
+
+def about_case(visit: Visit, view: Json) -> Json:
+    """What every page about one case says first: its code, where it stands, whose turn it is, and until when."""
+    now = visit.site.gateway.clock()
+    return {
+        "view": view,
+        "code": case_code(view["request_id"]),
+        "waits_for": who_acts(view, visit.principal.country),
+        "now": now,
+        "clock": clock_of(view["deadline"], now),
+    }
+
+
 def _countries(view: Json) -> str:
     standing = {ask["country"] for ask in view["asks"].values() if ask["state"] in ("open", "accepted")}
     hosts = [view["host_country"]] if view["host_country"] else sorted(standing)
@@ -198,7 +227,9 @@ def _row(view: Json, country: str, now: datetime) -> Row:
         stage=word("Stage", view["stage"]),
         troubles=troubles_of(view, now),
         waits_for=who_acts(view, country),
+        is_ours=is_for(view, country),
         deadline=view["deadline"],
+        clock=clock_of(view["deadline"], now),
         opened_at=view["opened_at"],
         verb=verb,
         address=address,

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from flask import Response
 
 from events.vocabulary import Role, Stage
-from services.gateway.pages.board import case_code, who_acts
+from services.gateway.pages.board import about_case
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import ZONE, gettext
-from services.gateway.pages.requests_forms import Wrong, new_command, typed
+from services.gateway.pages.requests_forms import Wrong, typed
 from services.gateway.pages.requests_steps import read_request
-from services.gateway.pages.signing import not_decided_yet, send, wrong_of
+from services.gateway.pages.signing import next_command, not_decided_yet, send, wrong_of
 from services.gateway.read_model import Json
 
 _DAY_AND_TIME = re.compile(r"\A\d{4}-\d\d-\d\d \d\d:\d\d\Z")
@@ -45,17 +45,15 @@ def _journey_page(visit: Visit, *, wrong: Sequence[Wrong] = (), status: int = 20
     return visit.render(
         "signing_journey.html",
         status,
-        view=view,
-        code=case_code(view["request_id"]),
+        **about_case(visit, view),
         planned=planned,
         planned_day=due.strftime("%Y-%m-%d") if due else "",
         planned_time=due.strftime("%H:%M") if due else "",
         may_plan=_may_plan(view, visit),
         is_origin=view["danger_country"] == visit.principal.country,
-        waits_for=who_acts(view, visit.principal.country),
         wrong=wrong,
         typed=typed(visit),
-        command=new_command(),
+        command=next_command(visit, status),
     )
 
 

@@ -7,14 +7,14 @@ from flask import Response
 
 from events.placement import Preference, Rule
 from events.vocabulary import Freshness, Role, Stage
-from services.gateway.pages.board import case_code, household_words, who_acts
+from services.gateway.pages.board import about_case, household_words
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import gettext, mark, ngettext
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
 from services.gateway.read_model import Json
 
-MOST_SHOWN = 20
+MOST_SHOWN = 10
 """So many candidates are shown; people choose among offers, and those are always shown."""
 CLOSE_FIT, MIDDLE_FIT = 2, 10
 
@@ -136,7 +136,9 @@ def preference_words(values: Mapping[str, int]) -> tuple[str, ...]:
         )
     if (spare := values.get(Preference.SCARCE_SUPPORT_SPARED)) is not None:
         said.append(
-            ngettext(
+            gettext("Has no kind of support that they do not need")
+            if not spare
+            else ngettext(
                 "Has %(num)s kind of support that they do not need",
                 "Has %(num)s kinds of support that they do not need",
                 spare,
@@ -199,13 +201,10 @@ def shortlist(visit: Visit) -> Response:
     rejected = drawn["rejected"] if drawn else []
     return visit.render(
         "signing_shortlist.html",
-        view=view,
-        now=visit.site.gateway.clock(),
-        code=case_code(view["request_id"]),
+        **about_case(visit, view),
         household=household_words(view["household"]),
         offers=offers_of(view, drawn),
         can_propose=Stage(view["stage"]) is Stage.OFFERED,
-        waits_for=who_acts(view, visit.principal.country),
         drawn=drawn,
         standings=[one for number, one in enumerate(standings) if number < MOST_SHOWN or one.ask],
         count=len(standings),

@@ -13,10 +13,10 @@ from flask import Response, request
 
 from events.placement import Proposal
 from events.vocabulary import OverrideReason, Role, SignatureRefusal, Stage
-from services.gateway.pages.board import case_code, household_words, who_acts
+from services.gateway.pages.board import about_case, household_words
 from services.gateway.pages.frame import Answer, Page, Refused, Visit, page
 from services.gateway.pages.language import country_name, gettext, ngettext
-from services.gateway.pages.requests_forms import SOON, Wrong, new_command, typed, what_was_wrong
+from services.gateway.pages.requests_forms import SOON, Typed, Wrong, new_command, typed, what_was_wrong
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.shortlist import Offer, offers_of
 from services.gateway.pages.words import problem_words, word
@@ -47,6 +47,13 @@ def wrong_of(refused: Refused, fields: Mapping[str, Wrong]) -> list[Wrong]:
     return what_was_wrong(refused, fields)
 
 
+def next_command(visit: Visit, status: int, decision: str = "") -> str:
+    """The key of a form that is shown after this status. What may have been recorded all the same keeps its own, so that it
+    happens once; what was refused is another intent once it is corrected."""
+    was_sent = status >= 500 and visit.text("decision") == decision
+    return visit.text("command") if was_sent else new_command()
+
+
 def not_decided_yet() -> str:
     return gettext("Received, and not decided yet. Load this page again in a moment.")
 
@@ -64,30 +71,27 @@ def _offer(visit: Visit, view: Json, ask_id: str) -> Offer | None:
 def _proposal_page(visit: Visit, ask_id: str, *, wrong: Sequence[Wrong] = (), status: int = 200) -> Response:
     view = read_request(visit)
     offer = _offer(visit, view, ask_id)
-    code = case_code(view["request_id"])
     if offer is None:
         is_ours = view["danger_country"] == visit.principal.country
         return visit.render(
             "signing_no_offer.html",
             status if status >= 400 else 409 if is_ours else 403,
-            view=view,
-            code=code,
+            **about_case(visit, view),
             wrong=wrong,
             is_ours=is_ours,
-            waits_for=who_acts(view, visit.principal.country),
         )
+    filled = typed(visit)
     return visit.render(
         "signing_proposal.html",
         status,
-        view=view,
-        code=code,
+        **about_case(visit, view),
         wrong=wrong,
         offer=offer,
         rows=_rows_of_offer(view, offer),
         needs_reason=offer.place > 1 or any(one.at == "override" for one in wrong),
         reasons=[(reason, word("OverrideReason", reason)) for reason in OverrideReason],
-        typed=typed(visit),
-        command=new_command(),
+        typed=filled if filled.text("ask_id") == ask_id else Typed({}),
+        command=next_command(visit, status),
         address=f"/requests/{view['request_id']}/proposal?{urlencode({'ask': ask_id})}",
     )
 
@@ -186,8 +190,7 @@ def _signature_page(visit: Visit, *, wrong: Sequence[Wrong] = (), status: int = 
     return visit.render(
         "signing_signature.html",
         status,
-        view=view,
-        code=case_code(view["request_id"]),
+        **about_case(visit, view),
         rows=rows_of_proposal(proposal) if proposal else [],
         proposal_hash=proposal_hash,
         seen=msgspec.json.encode(proposal).decode() if proposal else "",
@@ -197,13 +200,12 @@ def _signature_page(visit: Visit, *, wrong: Sequence[Wrong] = (), status: int = 
         host_country=proposal.host_country if proposal else "",
         may_sign=_may_try_to_sign(view, visit, proposal),
         signed_here=_signed_here(view, visit),
-        waits_for=who_acts(view, visit.principal.country),
         wrong=wrong,
         typed=filled,
         # What was about to be done is not done by itself to something else than was shown.
         was_about_to="" if is_changed or wrong else filled.text("decision"),
         refusals=[(reason, word("SignatureRefusal", reason)) for reason in SignatureRefusal],
-        commands=(new_command(), new_command()),
+        commands={decision: next_command(visit, status, decision) for decision in ("sign", "refuse")},
         address=f"/requests/{view['request_id']}/signature",
     )
 
