@@ -1,0 +1,199 @@
+"""The pages in four languages: nothing untranslated, nothing left over, and each language with its own plurals and times."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from babel.messages import Catalog, Message
+from babel.messages.frontend import CommandLineInterface
+from babel.messages.pofile import read_po
+from flask import Flask, g
+
+from services.gateway.pages.language import (
+    CATALOGUES,
+    LANGUAGES,
+    age,
+    country_name,
+    gettext,
+    moment,
+    ngettext,
+    translations,
+)
+from services.gateway.pages.words import TABLES, word
+from tests.gateway.world import POLICE, World
+from tests.pages.reader import Reader
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TRANSLATED = [language.code for language in LANGUAGES if language.code != "en"]
+PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[a-zA-Z%]")
+NIGHT = datetime(2026, 11, 26, 2, 5, tzinfo=UTC)
+T = TypeVar("T")
+
+
+def read(path: Path, language: str | None = None) -> Catalog:
+    with path.open("rb") as file:
+        return read_po(file, locale=language)
+
+
+def texts(catalogue: Catalog) -> dict[str | tuple[str, ...], Message]:
+    return {tuple(m.id) if isinstance(m.id, list) else m.id: m for m in catalogue if m.id}
+
+
+def forms(message: Message) -> list[str]:
+    return [message.string] if isinstance(message.string, str) else list(message.string)
+
+
+def spoken(code: str, say: Callable[[], T]) -> T:
+    """What is said on a page of that language."""
+    app = Flask(__name__)
+    with app.test_request_context():
+        g.language = next(language for language in LANGUAGES if language.code == code)
+        return say()
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """What `make catalogues` would collect now, by its own words."""
+    recipe = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    keywords = re.search(r'--keywords "([^"]+)"', recipe)
+    assert keywords
+    output = tmp_path_factory.mktemp("fresh") / "haven.pot"
+    CommandLineInterface().run(
+        [
+            *("pybabel", "--quiet", "extract", "--mapping-file", str(CATALOGUES / "babel.cfg"), "--omit-header"),
+            *("--no-default-keywords", "--keywords", keywords[1], "--output-file", str(output)),
+            *(str(ROOT / "services/gateway" / folder) for folder in ("pages", "templates")),
+        ]
+    )
+    return read(output)
+
+
+@pytest.mark.parametrize("file", ["haven.pot", *(f"{code}.po" for code in TRANSLATED)])
+def test_a_catalogue_holds_every_text_of_the_pages_and_no_other(file: str, fresh: Catalog) -> None:
+    catalogue = read(CATALOGUES / file)
+    assert len(texts(fresh)) > 300, "the search has gone blind"
+    assert set(texts(fresh)) ^ set(texts(catalogue)) == set(), "run make catalogues and translate what is new"
+    assert catalogue.obsolete == {}
+
+
+def test_every_word_for_a_code_is_among_the_texts(fresh: Catalog) -> None:
+    assert {text for table in TABLES.values() for text in table.values()} - set(texts(fresh)) == set()
+
+
+def test_there_is_a_catalogue_for_every_language_and_no_other() -> None:
+    assert sorted(path.stem for path in CATALOGUES.glob("*.po")) == sorted(TRANSLATED)
+    recipe = re.search(r"^TRANSLATED := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    assert recipe[1].split() == TRANSLATED
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_nothing_is_untranslated_and_nothing_guessed(code: str) -> None:
+    messages = texts(read(CATALOGUES / f"{code}.po", code))
+    assert [text for text, message in messages.items() if not all(forms(message))] == []
+    assert [text for text, message in messages.items() if message.fuzzy] == []
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_a_translation_has_the_placeholders_of_its_source_in_every_plural_form(code: str) -> None:
+    catalogue = read(CATALOGUES / f"{code}.po", code)
+    wrong = []
+    for text, message in texts(catalogue).items():
+        sources = [text] if isinstance(text, str) else list(text)
+        assert len(forms(message)) == (1 if isinstance(text, str) else catalogue.num_plurals), text
+        wanted = {tuple(sorted(PLACEHOLDER.findall(source))) for source in sources}
+        if not {tuple(sorted(PLACEHOLDER.findall(form))) for form in forms(message)} <= wanted:
+            wrong.append(text)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_a_translation_ends_as_its_source_does(code: str) -> None:
+    def ending(text: str) -> str:
+        return text[-1] if text[-1] in ".:?" else ""
+
+    messages = texts(read(CATALOGUES / f"{code}.po", code))
+    different = [
+        text
+        for text, message in messages.items()
+        if ending(text if isinstance(text, str) else text[0]) != ending(forms(message)[0])
+    ]
+    assert different == []
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_a_translation_holds_no_markup(code: str) -> None:
+    messages = texts(read(CATALOGUES / f"{code}.po", code))
+    assert [text for text, message in messages.items() if re.search(r"[<>]", "".join(forms(message)))] == []
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+@pytest.mark.parametrize("table", [table for table in TABLES if table != "Refusal"])
+def test_two_codes_of_a_list_can_be_told_apart_in_every_language(table: str, code: str) -> None:
+    words = spoken(code, lambda: [word(table, one) for one in TABLES[table]])
+    assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_a_catalogue_is_loaded_and_speaks(code: str) -> None:
+    shelters = {"nl": "Opvanghuis", "fr": "Refuge", "de": "Schutzunterkunft"}
+    assert translations(code).ugettext("Shelter") == shelters[code]
+    assert spoken(code, lambda: word("Role", "shelter")) == shelters[code]
+
+
+def test_a_value_is_filled_into_the_translation() -> None:
+    assert spoken("nl", lambda: gettext("Case %(code)s", code="7F3K")) == "Dossier 7F3K"
+
+
+@pytest.mark.parametrize(
+    ("code", "counted"),
+    [
+        ("en", ["0 sessions", "1 session", "2 sessions"]),
+        ("nl", ["0 sessies", "1 sessie", "2 sessies"]),
+        ("fr", ["0 session", "1 session", "2 sessions"]),
+        ("de", ["0 Sitzungen", "1 Sitzung", "2 Sitzungen"]),
+    ],
+)
+def test_each_language_counts_in_its_own_way(code: str, counted: list[str]) -> None:
+    def say(number: int) -> str:
+        return ngettext("%(num)s session", "%(num)s sessions", number)
+
+    assert spoken(code, lambda: [say(0), say(1), say(2)]) == counted
+
+
+@pytest.mark.parametrize(
+    ("code", "written"), [("en", "26/11/2026, 03:05"), ("nl", "26/11/2026"), ("fr", "26/11/26"), ("de", "26.11.26")]
+)
+def test_a_moment_has_24_hours_and_brussels_time_in_every_language(code: str, written: str) -> None:
+    at_night = spoken(code, lambda: moment(NIGHT))
+    assert at_night.startswith(written)
+    assert re.search(r"\b0?3:05$", at_night)
+    assert re.search(r"\b23:30$", spoken(code, lambda: moment("2026-11-26T22:30:00Z")))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("en", "2 hours ago"), ("nl", "2 uur geleden"), ("fr", "il y a 2 heures"), ("de", "vor 2 Stunden")],
+)
+def test_an_age_is_said_in_words(code: str, said: str) -> None:
+    assert spoken(code, lambda: age(NIGHT - timedelta(hours=2), NIGHT)) == said
+
+
+@pytest.mark.parametrize(
+    ("code", "belgium"), [("en", "Belgium"), ("nl", "België"), ("fr", "Belgique"), ("de", "Belgien")]
+)
+def test_a_country_is_called_as_the_language_calls_it(code: str, belgium: str) -> None:
+    assert spoken(code, lambda: country_name("BE")) == belgium
+
+
+@pytest.mark.parametrize("path", ["/", "/sessions", "/help", "/accessibility", "/nowhere"])
+@pytest.mark.parametrize("code", [language.code for language in LANGUAGES])
+def test_a_page_says_which_language_it_is_in(world: World, code: str, path: str) -> None:
+    reader = Reader(world, POLICE, code)
+    if path == "/":
+        reader.client.delete_cookie("haven", domain="127.0.0.1")
+    page = reader.get(path, headers={"Accept": "text/html"}).get_data(as_text=True)
+    assert re.findall(r"<html lang=\"(\w+)\"", page) == [code]
