@@ -296,6 +296,16 @@ def test_what_is_set_aside_is_said_with_what_to_do(world: World, monkeypatch: py
     assert "Cases may stand still" in words(origin.get("/board?wall=1"))
 
 
+def test_a_shelter_that_does_not_report_is_to_be_phoned_first(world: World) -> None:
+    host = Reader(world, HOST)
+    assert "Call first" not in words(host.get("/board"))
+    world.later(hours=36)
+    said = words(host.get("/board"))
+    assert "Call first" in said
+    assert "North Holland, Adult protection" in said
+    assert "Antwerp, Adult" not in said
+
+
 def test_the_board_goes_on_through_the_pages_of_the_api_and_says_when_it_stops(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,8 @@ def test_the_shortlist_says_rule_by_rule_why_and_why_not(world: World, origin: R
     assert "Behind the one before by this preference: Leaves fewer beds over" in said
     assert re.search(r"Loose fit: \d+ beds would be left over", said)
     assert "Answered yes" in said
+    unmet = words(origin.get(page_of(world.bring_to(Stage.UNMET_NEED), "shortlist")))
+    assert "units (Luxembourg, Netherlands) would fit if what they need can be given in another way." in unmet
 
 
 def test_the_shortlist_is_for_the_country_of_danger(world: World, host: Reader) -> None:

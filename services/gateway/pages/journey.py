@@ -46,6 +46,7 @@ def _journey_page(visit: Visit, *, wrong: Sequence[Wrong] = (), status: int = 20
         "signing_journey.html",
         status,
         **about_case(visit, view),
+        grace=visit.site.reference.clocks.arrival_grace_minutes,
         planned=planned,
         planned_day=due.strftime("%Y-%m-%d") if due else "",
         planned_time=due.strftime("%H:%M") if due else "",

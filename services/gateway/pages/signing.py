@@ -152,7 +152,7 @@ def rows_of_proposal(proposal: Proposal) -> list[tuple[str, str]]:
             ngettext("As it stood after %(num)s answer", "As it stood after %(num)s answers", proposal.consent_version),
         ),
         (gettext("Rules of matching"), proposal.ruleset),
-        (gettext("Bed on hold"), proposal.hold_id),
+        (gettext("Hold"), proposal.hold_id),
     ]
 
 
