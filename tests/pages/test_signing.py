@@ -379,6 +379,31 @@ def test_a_double_tap_proposes_once(world: World, origin: Reader) -> None:
     assert sent_since(world, head, ProposePlacement) == 1
 
 
+def test_whoever_referred_the_household_is_told_that_a_colleague_signs(world: World, origin: Reader) -> None:
+    request_id = world.open(ORIGIN)
+    world.done(world.say_yes(request_id))
+    [way] = the_way_to_propose(origin.get(page_of(request_id, "shortlist")))
+    refused = origin.send(page_of(request_id, "proposal"), **fields_of(origin.get(way)))
+    assert refused.status_code == 403
+    assert "Whoever referred the household cannot sign for it" in words(refused)
+    assert "neither of you may have referred the household" in words(refused)
+    colleague = Reader(world, somebody(ORIGIN.role, "BE", "be-coordinator", 2))
+    assert colleague.send(page_of(request_id, "proposal"), **fields_of(colleague.get(way))).status_code == 303
+
+
+def test_of_two_colleagues_the_second_sees_that_something_is_proposed(world: World, origin: Reader) -> None:
+    request_id = with_two_offers(world)
+    _, second = the_way_to_propose(origin.get(page_of(request_id, "shortlist")))
+    form = fields_of(origin.get(second))
+    colleague = Reader(world, somebody(ORIGIN.role, "BE", "be-coordinator", 2))
+    assert propose_through_pages(colleague, request_id).status_code == 303
+    late = origin.send(page_of(request_id, "proposal"), **form, override="travel")
+    assert late.status_code == 409
+    assert "something is proposed already" in words(late)
+    assert "Waits for: Focal point, Netherlands" in words(late)
+    assert world.view(request_id)["proposal"]["rank"] == 1
+
+
 # The second signature
 
 
