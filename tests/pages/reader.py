@@ -27,7 +27,8 @@ class Reader:
         self.client.set_cookie("haven-language", language, domain="127.0.0.1")
 
     def get(self, path: str, **options: Any) -> TestResponse:
-        answer = self.client.get(path, base_url=self.world.node.settings.url, **options)
+        headers = {"Accept": "text/html"} | options.pop("headers", {})
+        answer = self.client.get(path, base_url=self.world.node.settings.url, headers=headers, **options)
         self.world.core.settle()
         return answer
 
