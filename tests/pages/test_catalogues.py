@@ -12,6 +12,8 @@ from babel.messages.frontend import CommandLineInterface
 from babel.messages.pofile import read_po
 from flask import Flask, g
 
+from events.vocabulary import Stage
+from services.gateway.pages import PAGES
 from services.gateway.pages.language import (
     CATALOGUES,
     LANGUAGES,
@@ -23,8 +25,8 @@ from services.gateway.pages.language import (
     translations,
 )
 from services.gateway.pages.words import TABLES, word
-from tests.gateway.world import POLICE, World
-from tests.pages.reader import Reader
+from tests.gateway.world import AUDITOR, ESCORT, GUARDIAN, HOST, ORIGIN, POLICE, RECEIVING, Who, World
+from tests.pages.reader import Reader, words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRANSLATED = [language.code for language in LANGUAGES if language.code != "en"]
@@ -113,7 +115,7 @@ def test_a_translation_has_the_placeholders_of_its_source_in_every_plural_form(c
 @pytest.mark.parametrize("code", TRANSLATED)
 def test_a_translation_ends_as_its_source_does(code: str) -> None:
     def ending(text: str) -> str:
-        return text[-1] if text[-1] in ".:?" else ""
+        return text[-1:] if text.endswith((".", ":", "?")) else ""
 
     messages = texts(read(CATALOGUES / f"{code}.po", code))
     different = [
@@ -189,11 +191,55 @@ def test_a_country_is_called_as_the_language_calls_it(code: str, belgium: str) -
     assert spoken(code, lambda: country_name("BE")) == belgium
 
 
-@pytest.mark.parametrize("path", ["/", "/sessions", "/help", "/accessibility", "/nowhere"])
-@pytest.mark.parametrize("code", [language.code for language in LANGUAGES])
-def test_a_page_says_which_language_it_is_in(world: World, code: str, path: str) -> None:
+OPEN_PAGES = ("/", "/help", "/accessibility", "/nowhere")
+STAGES = (Stage.OFFERED, Stage.PROPOSED, Stage.CONFIRMED)
+
+
+@pytest.fixture(scope="module")
+def cases(world: World) -> dict[Stage, str]:
+    return {stage: world.bring_to(stage) for stage in STAGES}
+
+
+def addresses(world: World, who: Who, case: str) -> list[str]:
+    """Every page somebody may open, of a case that exists."""
+    ask = world.ask_to(case, RECEIVING)
+    return [
+        page.path.replace("<request_id>", case).replace("<ask_id>", ask)
+        for page in PAGES
+        if page.method == "GET" and who.role in page.roles and page.path != "/live"  # which is no page to read
+    ]
+
+
+def without_session(world: World, code: str) -> Reader:
     reader = Reader(world, POLICE, code)
-    if path == "/":
-        reader.client.delete_cookie("haven", domain="127.0.0.1")
-    page = reader.get(path, headers={"Accept": "text/html"}).get_data(as_text=True)
-    assert re.findall(r"<html lang=\"(\w+)\"", page) == [code]
+    reader.client.delete_cookie("haven", domain="127.0.0.1")
+    return reader
+
+
+@pytest.mark.parametrize("path", OPEN_PAGES)
+@pytest.mark.parametrize("code", [language.code for language in LANGUAGES])
+def test_a_page_for_all_says_which_language_it_is_in(world: World, code: str, path: str) -> None:
+    page = without_session(world, code).get(path, headers={"Accept": "text/html"}).get_data(as_text=True)
+    assert re.findall(r'<html lang="(\w+)"', page) == [code]
+
+
+@pytest.mark.parametrize(
+    "who", [POLICE, RECEIVING, ORIGIN, HOST, GUARDIAN, ESCORT, AUDITOR], ids=lambda who: who.person
+)
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_every_page_is_in_the_language_somebody_chose(
+    world: World, cases: dict[Stage, str], fresh: Catalog, code: str, who: Who
+) -> None:
+    reader = Reader(world, who, code)
+    catalogue = texts(read(CATALOGUES / f"{code}.po", code))
+    english = {text for text in texts(fresh) if isinstance(text, str) and " " in text and "%(" not in text}
+    foreign = {text for text in english if text not in {form for m in catalogue.values() for form in forms(m)}}
+    assert len(foreign) > 300, "the search has gone blind"
+    for case in cases.values():
+        for path in addresses(world, who, case):
+            answer = reader.get(path, headers={"Accept": "text/html"})
+            if answer.status_code == 303:
+                continue
+            assert re.findall(r'<html lang="(\w+)"', answer.get_data(as_text=True)) == [code], path
+            said = words(answer)
+            assert [text for text in foreign if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)] == [], path
