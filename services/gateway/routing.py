@@ -198,6 +198,7 @@ _WAIT = re.compile(r"(?:\A|[,;\s])wait=(\d{1,3})(?:\Z|[,;\s])")
 
 def guarded(gateway: Gateway, route: Rule) -> Callable[..., Response]:
     """The route behind its rule, as Flask calls it."""
+
     def open_route(**path: str) -> Response:
         principal = request.environ.get(ON_BEHALF_OF)
         if not isinstance(principal, Principal):

@@ -833,7 +833,7 @@ def test_an_id_is_only_an_id(jti, gate, owner):
 
 def test_what_is_kept_of_a_proof_is_a_digest(gate, store, owner):
     gate.enter(owner.token, owner.proof(jti="an-id-that-says-something"))
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         ((proof, until),) = connection.exec_driver_sql("SELECT proof, until FROM used_proofs").all()
     assert len(proof) == 64
     assert set(proof) <= set("0123456789abcdef")
@@ -901,7 +901,7 @@ def test_a_used_proof_is_forgotten_when_no_gateway_could_take_it_any_more(gate, 
     gate.enter(owner.token, owner.proof())
 
     def kept() -> int:
-        with store._engine.connect() as connection:
+        with store.engine.connect() as connection:
             return connection.exec_driver_sql("SELECT count(*) FROM used_proofs").scalar()
 
     clock.advance(seconds=60 + KEPT_LONGER.total_seconds())
@@ -916,7 +916,7 @@ def test_a_used_proof_is_forgotten_when_no_gateway_could_take_it_any_more(gate, 
 
 
 def test_nobody_is_let_in_when_it_cannot_be_told_whether_a_proof_was_used(gate, owner, store):
-    with store._engine.begin() as connection:
+    with store.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE used_proofs")
     with pytest.raises(TokenStoreUnavailable) as refused:
         gate.enter(owner.token, owner.proof())

@@ -381,7 +381,7 @@ def test_no_route_takes_a_bound_token_without_its_proof_or_with_anothers(world, 
 
 def test_where_the_used_proofs_cannot_be_looked_up_the_answer_is_503_and_nothing_happens(world, monkeypatch):
     holder, path = Holder(world, POLICE), f"{PREFIX}/relocation-requests"
-    with world.node._token_store._engine.begin() as connection:
+    with world.node._token_store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE used_proofs RENAME TO gone")
     before = world.heads()
     try:
@@ -391,7 +391,7 @@ def test_where_the_used_proofs_cannot_be_looked_up_the_answer_is_503_and_nothing
         assert answer.headers["Retry-After"] == "5"
         assert world.heads() == before
     finally:
-        with world.node._token_store._engine.begin() as connection:
+        with world.node._token_store.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE gone RENAME TO used_proofs")
     assert world.send(None, "GET", path, headers=holder.headers("GET", path)).status_code == 200
 
@@ -434,12 +434,12 @@ def test_no_token_no_proof_and_no_id_of_one_is_ever_logged(world, everything_log
         world.send(None, "GET", path, headers=headers)
     unbound = stale(world, ORIGIN)
     signs(world, unbound, MISSING, world.new_key())
-    with world.node._token_store._engine.begin() as connection:
+    with world.node._token_store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE used_proofs RENAME TO gone")
     try:
         world.send(None, "GET", path, headers=holder.headers("GET", path, jti="an-id-KESTREL-9-again"))
     finally:
-        with world.node._token_store._engine.begin() as connection:
+        with world.node._token_store.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE gone RENAME TO used_proofs")
     assert "refused error=InvalidProof reason=replayed" in everything_logged.text
     assert "refused error=InvalidProof reason=other_request" in everything_logged.text

@@ -29,7 +29,7 @@ def store(tmp_path: Path, clock: Clock) -> TokenStore:
 
 
 def rows(store: TokenStore, table: str) -> list[str]:
-    with store._engine.connect() as connection:
+    with store.engine.connect() as connection:
         return sorted(connection.execute(sa.text(f"SELECT * FROM {table}")).scalars())
 
 

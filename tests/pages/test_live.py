@@ -18,7 +18,7 @@ def test_a_coordinator_hears_that_a_request_moved(world: World) -> None:
     event = next(line for line in lines if b"data:" in line).decode()
     said = json.loads(event.partition("data: ")[2])
     assert said.keys() == {"kind", "id", "revision"}
-    assert said["id"] in {request_id} or said["kind"] == "unit"
+    assert said["id"] == request_id or said["kind"] == "unit"
     answer.close()
 
 

@@ -34,7 +34,9 @@ class Seen:
         page.on("response", lambda answer: self._note(answer.status >= 400, f"{answer.status}: {answer.url}"))
 
     def _ours(self, address: str) -> bool:
-        return address.startswith((self.url, "data:", "blob:")) or bool(self.away_to and address.startswith(self.away_to))
+        return address.startswith((self.url, "data:", "blob:")) or bool(
+            self.away_to and address.startswith(self.away_to)
+        )
 
     def _note(self, wrong: bool, what: str) -> None:
         if wrong:

@@ -152,7 +152,7 @@ def test_two_that_tidy_up_at_once_do_not_get_in_each_others_way(stores, clock):
     stores[0].is_first_use("young", clock.time)
     outcomes = at_once([store.forget_expired for store in stores * 3])
     assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
-    with stores[0]._engine.connect() as connection:
+    with stores[0].engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT proof FROM used_proofs").scalars().all() == ["young"]
         assert connection.exec_driver_sql("SELECT count(*) FROM revocations").scalar() == 0
 
@@ -160,7 +160,7 @@ def test_two_that_tidy_up_at_once_do_not_get_in_each_others_way(stores, clock):
 @pytest.mark.parametrize("table", ["used_proofs", "revocations"])
 def test_no_gateway_moves_an_end_or_empties_a_table_at_a_stroke(table, stores):
     for statement in (f"UPDATE {table} SET until = 0", f"TRUNCATE {table}"):
-        with pytest.raises(ProgrammingError) as refused, stores[0]._engine.begin() as connection:
+        with pytest.raises(ProgrammingError) as refused, stores[0].engine.begin() as connection:
             connection.exec_driver_sql(statement)
         assert refused.value.orig.sqlstate == "42501"
 

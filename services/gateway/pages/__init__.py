@@ -78,7 +78,9 @@ def add_pages(
         "language": language,
         "menu": _menu,
         "nonce": lambda: g.nonce,
+        "clock_now": gateway.clock,
         "problem_words": problem_words,
+        "speed": settings.exercise_speed,
         "static": _static,
         "word": word,
     }
