@@ -2,20 +2,27 @@
 JavaScript and without."""
 
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import axe_playwright_python
 import pytest
 
+from events.vocabulary import Stage
+from services.gateway.pages.language import translations
+from services.gateway.pages.words import TABLES
 from tests.journeys.process import RunningNode
 
 ROLES = ("be-police-antwerp-1", "nl-shelter-01-staff", "be-coordinator-1", "be-auditor-1")
 WIDTHS = (320, 390, 1280)
 LANGUAGES = ("nl", "fr", "de", "en")
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+SCREENSHOTS = os.environ.get("HAVEN_TEST_SCREENSHOTS", "")
+"""A folder to put a picture of each page of the story into; none if empty."""
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
@@ -157,3 +164,91 @@ def test_nothing_of_a_sign_in_stays_in_the_browser(browser: Any, node: RunningNo
         assert cookies["haven"]["sameSite"] == "Strict"
         for cookie in cookies.values():
             assert "." not in cookie["value"], "no token: those have three parts"
+
+
+def looked_at(page: Any, name: str) -> None:
+    """One page of the story, as it is on a phone and on a desk."""
+    assert findings(page) == [], name
+    assert page.locator("h1").count() == 1, name
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 850})
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{name} at {width} is {overflow} px too wide"
+    if SCREENSHOTS:
+        page.set_viewport_size({"width": 390, "height": 850})
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
+
+
+def a_new_request(police: Any) -> str:
+    """The path of a case that was opened on a phone just now."""
+    police.goto("/requests/new")
+    looked_at(police, "new-request")
+    police.select_option("#region", "BE21")
+    police.fill("#women", "1")
+    police.check("input[name=consented_countries][value=NL]")
+    police.fill("#callback", "synthetic: ask the desk for the night officer")
+    police.click("main form button")
+    police.wait_for_url("**/requests/*")
+    case = urlsplit(police.url).path
+    looked_at(police, "case")
+    assert "night officer" not in police.content()
+    return case
+
+
+def test_a_household_is_placed_abroad_through_the_pages_of_four_people(
+    browser: Any, node: RunningNode, logins: dict[str, str]
+) -> None:
+    with ExitStack() as people:
+
+        def signed_in(username: str) -> Any:
+            page, _ = people.enter_context(a_page(browser, node))
+            sign_in(page, logins, username)
+            page.goto("/language/nl?to=/sessions")
+            return page
+
+        police, origin = signed_in("be-police-antwerp-1"), signed_in("be-coordinator-1")
+        case = a_new_request(police)
+        origin.goto("/board")
+        looked_at(origin, "board")
+        assert origin.locator(f"#case-{case.rpartition('/')[2]}").count() == 1
+        origin.goto(f"{case}/shortlist")
+        looked_at(origin, "shortlist")
+
+        # Who was asked is nobody's to guess: the first Dutch shelter with an ask in its inbox answers.
+        for username in sorted(name for name in logins if name.startswith("nl-shelter-") and name.endswith("-staff")):
+            shelter = signed_in(username)
+            shelter.goto("/asks")
+            if ask := shelter.locator("main a[href^='/asks/']").all():
+                break
+        looked_at(shelter, "asks")
+        answer_page = str(ask[0].get_attribute("href"))
+        shelter.goto(answer_page)
+        looked_at(shelter, "ask")
+        shelter.check("input[type=radio][value=yes]")
+        shelter.fill("#rendezvous", "synthetic: the desk of the station")
+        shelter.click("main form button")
+        shelter.wait_for_load_state()
+        looked_at(shelter, "answered")
+        shelter.goto("/places")
+        looked_at(shelter, "places")
+
+        origin.goto(f"{case}/proposal?ask={answer_page.rpartition('/')[2]}")
+        looked_at(origin, "proposal")
+        origin.click("main form button")
+        origin.wait_for_url(f"**{case}/signature")
+        looked_at(origin, "proposed")
+
+        host = signed_in("nl-coordinator-1")
+        host.goto(f"{case}/signature")
+        looked_at(host, "signature")
+        host.locator("form:has(input[value=sign]) button").click()
+        host.wait_for_load_state()
+        looked_at(host, "signed")
+
+        origin.goto(f"{case}/journey")
+        looked_at(origin, "journey")
+        for part in ("", "/timeline", "/consent", "/disclosures", "/withdrawal"):
+            police.goto(case + part)
+            looked_at(police, f"case{part.replace('/', '-')}-later")
+        police.goto(case)
+        assert translations("nl").ugettext(TABLES["Stage"][Stage.CONFIRMED]) in police.content()
