@@ -34,3 +34,11 @@ def test_opening_the_stream_is_written_down(world: World) -> None:
     answer = reader.client.get("/live", base_url=world.node.settings.url, buffered=False)
     assert world.log.head() == before + 1
     answer.close()
+
+
+def test_an_open_board_asks_for_what_stands_now_and_nothing_around_it(world: World) -> None:
+    reader = Reader(world, ORIGIN)
+    part = reader.get("/board", headers={"HX-Request": "true"}).get_data(as_text=True)
+    assert '<div id="standing"' in part
+    assert "<html" not in part
+    assert "<script" not in part

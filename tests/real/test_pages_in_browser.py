@@ -252,3 +252,17 @@ def test_a_household_is_placed_abroad_through_the_pages_of_four_people(
             looked_at(police, f"case{part.replace('/', '-')}-later")
         police.goto(case)
         assert translations("nl").ugettext(TABLES["Stage"][Stage.CONFIRMED]) in police.content()
+
+
+def test_the_board_shows_a_new_request_by_itself(browser: Any, node: RunningNode, logins: dict[str, str]) -> None:
+    with a_page(browser, node) as (board, _), a_page(browser, node) as (police, _):
+        sign_in(board, logins, "be-coordinator-1")
+        sign_in(police, logins, "be-police-antwerp-1")
+        board.goto("/board")
+        board.wait_for_timeout(500)
+        board.evaluate("document.body.dataset.loaded = 'once'")
+        case = a_new_request(police)
+        row = board.locator(f"#case-{case.rpartition('/')[2]}")
+        row.wait_for(timeout=5_000)
+        assert board.evaluate("document.body.dataset.loaded") == "once", "by itself, not by loading the page again"
+        assert findings(board) == []

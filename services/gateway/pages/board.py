@@ -291,8 +291,9 @@ def board(visit: Visit) -> Response:
     if request.args.get("wall") == "1":
         return visit.render("board_wall.html", now=now, lanes=named, has_alerts=bool(alerts), are_more=are_more)
     regions = visit.ask("GET", "/availability").data["regions"]
+    # A page that is open already asks for what stands now, and puts it where it was.
     return visit.render(
-        "board_lanes.html",
+        "board_standing.html" if "HX-Request" in request.headers else "board_lanes.html",
         now=now,
         lanes=named,
         alerts=alerts,
