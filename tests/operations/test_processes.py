@@ -58,7 +58,7 @@ def test_a_worker_whose_timers_fail_is_not_ready_until_they_do_not(tmp_path: Pat
         return False
 
     worker.work = Work(EventLog(sqlite_engine(":memory:"), "capacity"), (), "channel", pass_time)
-    worker.sweep = SimpleNamespace(problem="", lag={})  # type: ignore[assignment]
+    worker.sweep = SimpleNamespace(problem="", lag={}, rounds=1)  # type: ignore[assignment]
     worker.waits_for = ""
     worker.threads.start("timers", worker._let_time_pass)
     until("it says so", worker.ready)

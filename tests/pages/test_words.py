@@ -112,13 +112,13 @@ def noted(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_a_code_of_a_newer_release_is_shown_as_it_is_and_noted_once(noted: pytest.LogCaptureFixture) -> None:
     assert word("Need", "quiet_room") == "quiet_room"
     assert word("Need", "quiet_room") == "quiet_room"
-    assert [record.getMessage() for record in noted.records] == ["no words table=Need code=quiet_room"]
+    assert [record.getMessage() for record in noted.records] == ["no words category=Need reason=quiet_room"]
 
 
 @pytest.mark.parametrize("typed", ["Jan Peeters, Brussel", "pets\nforged=line", "é", "a" * 81])
 def test_what_is_no_code_is_not_written_into_the_log(typed: str, noted: pytest.LogCaptureFixture) -> None:
     assert word("Need", typed) == typed
-    assert [record.getMessage() for record in noted.records] == ["no words table=Need code=?"]
+    assert [record.getMessage() for record in noted.records] == ["no words category=Need reason=?"]
 
 
 @pytest.mark.parametrize("code", ["http-400", "http-413", "http-505"])

@@ -53,7 +53,7 @@ def problem_words(code: str) -> Said:
 def _note_missing(table: str, code: str) -> None:
     """Once for each code, not with every page."""
     shown = code if code.isascii() and code.replace("_", "").replace(".", "").isalnum() and len(code) <= 80 else "?"
-    logger.warning("no words table=%s code=%s", table, shown)
+    logger.warning("no words category=%s reason=%s", table, shown)
 
 
 __all__ = ["PROBLEMS", "TABLES", "NoSuchTable", "Said", "mark", "problem_words", "word"]
