@@ -165,7 +165,8 @@ class Visit:
         notices, self.session.notices = self.session.notices, []
         if notices:
             self.site.sessions.keep(self.cookie, self.session)
-        kept = dict(self.session.kept.fields) if self.session.kept else {}
+        before = self.session.kept
+        kept = dict(before.fields) if before and before.path == request.path else {}
         return make_response(render_template(template, visit=self, notices=notices, kept=kept, **context), status)
 
     def take_once(self) -> dict[str, str]:
@@ -252,8 +253,8 @@ def _sign_in_again(visit: Visit, *, fresh: bool) -> Response:
     wanted = request.full_path.rstrip("?")
     if request.method == "POST":
         fields = tuple((name, value) for name, value in request.form.items(multi=True) if name != "csrf")
-        kept = KeptForm(path=request.path, fields=fields, person=visit.principal.person)
-        wanted = request.form.get("page", request.path)
+        wanted = own_path(request.form.get("page", request.path))
+        kept = KeptForm(path=urlsplit(wanted).path, fields=fields, person=visit.principal.person)
     replaced = session_id_of(visit.cookie)
     return visit.site.login.begin(own_path(wanted), fresh=fresh, kept=kept, replaces=replaced)
 

@@ -50,6 +50,7 @@ class KeptForm(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody sent when their sign-in was too old for it: shown to them again afterwards, never sent by itself."""
 
     path: str
+    """Of the page it belongs to; no other page shows it."""
     fields: tuple[tuple[str, str], ...]
     person: str
     """Whose it is: to nobody else is it shown."""
