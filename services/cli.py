@@ -68,10 +68,11 @@ def run() -> None:
 def _greet(settings: Settings, accounts: list[Account], logins: dict[str, str]) -> None:
     shelter = next(account for account in accounts if account.organisation.startswith("nl-shelter"))
     typer.echo(f"Haven listens on {settings.url} (this machine only). Data: {settings.data_dir.resolve()}")
-    typer.echo(f"API: {settings.url}/api/v1/openapi.json   Every shelter and person in here is synthetic.")
+    typer.echo(f"Pages: {settings.url}/   API: {settings.url}/api/v1/openapi.json")
+    typer.echo("Every shelter and person in here is synthetic.")
     if settings.exercise_speed != 1:
         typer.echo(f"EXERCISE: time runs {settings.exercise_speed:g} times as fast.")
-    typer.echo("Demo logins (client id and secret for a token; user name and password for a sign-in):")
+    typer.echo("Demo logins (user name and password for the pages; client id and secret for a token):")
     for username in (*SHOWN_LOGINS, shelter.username):
         typer.echo(f"  {username:32} {logins[username]}")
     typer.echo(f"All logins: {settings.data_dir / 'demo-logins.json'}. Stop with Ctrl-C.")
