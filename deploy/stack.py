@@ -254,6 +254,7 @@ class Stack:
         with KeycloakAdmin(self.keycloak.url, admin_password) as admin:
             admin.pages_at(self.url)
             secret, issuer = admin.client_secret(), admin.issuer
+        private_file(self.secrets / "pages_client_secret", secret)
         for gateway in self.of("gateway"):
             gateway.stop()
             gateway.environment |= {"HAVEN_ISSUER": issuer}

@@ -54,6 +54,7 @@ def entrance(site: Site) -> Blueprint:
         # A page and no redirect: coming from another site the browser would leave the strict cookie out of its next request.
         response = make_response(render_template("on_we_go.html", visit=None, notices=[], kept={}, address=came_from))
         site.set_cookie(response, site.cookie, site.sessions.begin(session))
+        response.delete_cookie(site.login.flow_cookie, path="/", secure=site.is_secure, httponly=True, samesite="Lax")
         return response
 
     @blueprint.post("/sign-out")

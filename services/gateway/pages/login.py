@@ -63,7 +63,7 @@ class Login:
         response = Response(status=303, headers={"Location": flow.url})
         # Lax: the issuer may be another site, and it is from there that the browser comes back with this cookie.
         response.set_cookie(
-            self._flow_cookie,
+            self.flow_cookie,
             self.sessions.begin(session),
             path="/",
             httponly=True,
@@ -75,7 +75,7 @@ class Login:
 
     def finish(self) -> tuple[Session, str]:
         """The session of whoever comes back from the issuer, and where they wanted to go. Raises LoginFailed."""
-        cookie = request.cookies.get(self._flow_cookie, "")
+        cookie = request.cookies.get(self.flow_cookie, "")
         begun = self.sessions.find(cookie) if cookie else None
         if begun is None or begun.flow is None:
             raise LoginFailed("sign-in-not-begun", 400)
@@ -155,7 +155,8 @@ class Login:
         )
 
     @property
-    def _flow_cookie(self) -> str:
+    def flow_cookie(self) -> str:
+        """Of a sign-in under way; gone once it is over."""
         return f"__Host-{FLOW_COOKIE}" if self.is_secure else FLOW_COOKIE
 
 
