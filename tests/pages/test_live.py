@@ -42,3 +42,16 @@ def test_an_open_board_asks_for_what_stands_now_and_nothing_around_it(world: Wor
     assert '<div id="standing"' in part
     assert "<html" not in part
     assert "<script" not in part
+
+
+def test_nothing_is_said_after_a_session_has_ended_but_that_the_page_must_look(world: World) -> None:
+    reader = Reader(world, ORIGIN)
+    answer = reader.client.get("/live", base_url=world.node.settings.url, buffered=False)
+    lines = answer.response
+    assert next(lines) == b"retry: 2000\n\n"
+    world.node.sessions.end(reader.cookie)
+    world.open()
+    assert list(lines) == [b"event: moved\ndata: {}\n\n"]
+    answer.close()
+    part = reader.get("/board", headers={"HX-Request": "true"})
+    assert (part.status_code, part.headers["HX-Refresh"], part.data) == (204, "true", b"")

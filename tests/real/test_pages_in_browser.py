@@ -266,3 +266,17 @@ def test_the_board_shows_a_new_request_by_itself(browser: Any, node: RunningNode
         row.wait_for(timeout=5_000)
         assert board.evaluate("document.body.dataset.loaded") == "once", "by itself, not by loading the page again"
         assert findings(board) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_board_whose_session_has_ended_does_not_stand_there_as_if_it_lived(
+    browser: Any, node: RunningNode, logins: dict[str, str]
+) -> None:
+    with a_page(browser, node) as (board, _):
+        sign_in(board, logins, "be-coordinator-1")
+        board.goto("/board")
+        board.wait_for_timeout(500)
+        other = board.context.new_page()
+        other.goto("/sessions")
+        other.locator("form[action='/sign-out'] button").click()
+        board.wait_for_url("**/oauth/authorize**", timeout=30_000)

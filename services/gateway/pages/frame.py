@@ -236,9 +236,16 @@ def require_own_form(site: Site, session: Session) -> None:
 
 
 def _sign_in_first(site: Site) -> Response:
+    if "HX-Request" in request.headers:
+        return _load_whole_page()
     # What was being sent is lost here on purpose: without a session nobody can say whose it is.
     wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
     return site.login.begin(own_path(wanted))
+
+
+def _load_whole_page() -> Response:
+    """A part of a page cannot lead to the issuer: the page is loaded anew, and that does."""
+    return Response(status=204, headers={"HX-Refresh": "true"})
 
 
 def _refused(visit: Visit, refused: Refused) -> Response:
@@ -249,6 +256,8 @@ def _refused(visit: Visit, refused: Refused) -> Response:
 
 def _sign_in_again(visit: Visit, *, fresh: bool) -> Response:
     """By way of the issuer and back to the same page, with what was being sent."""
+    if "HX-Request" in request.headers:
+        return _load_whole_page()
     kept = None
     wanted = request.full_path.rstrip("?")
     if request.method == "POST":

@@ -1,5 +1,8 @@
 """The live stream for pages: what the API streams, opened by the session's cookie. Ids of what moved, nothing else."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from flask import Response, request
 
 from events.vocabulary import Role
@@ -12,7 +15,20 @@ from services.gateway.routing import ON_BEHALF_OF, guarded
 def live(visit: Visit) -> Response:
     """Not by `visit.ask`, which reads an answer to its end: this one has none."""
     request.environ[ON_BEHALF_OF] = visit.principal
-    return guarded(visit.site.gateway, stream.live_stream)()
+    response = guarded(visit.site.gateway, stream.live_stream)()
+    if response.mimetype == "text/event-stream":
+        response.response = _while_signed_in(visit, iter(response.response))
+    return response
+
+
+def _while_signed_in(visit: Visit, lines: Iterator[Any]) -> Iterator[Any]:
+    """Nothing is said after a session has ended, but for one last word: the page then asks for what stands now, and is shown
+    the sign-in. A board that stood still without saying so would be believed."""
+    for line in lines:
+        if not visit.site.sessions.is_open(visit.cookie):
+            yield b"event: moved\ndata: {}\n\n"
+            return
+        yield line
 
 
 PAGES: tuple[Page, ...] = (live,)

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -119,12 +120,15 @@ class Sessions:
             connection.execute(sa.insert(page_sessions), row)
         return cookie
 
+    def is_open(self, cookie: str) -> bool:
+        """Whether its session lasts; being asked is no use of it."""
+        return self._row(session_id_of(cookie)) is not None
+
     def find(self, cookie: str) -> Session | None:
         """The session of a cookie; None if it has ended, was idle for too long, or never was."""
         session_id, now = session_id_of(cookie), self._seconds()
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(page_sessions).where(page_sessions.c.session_id == session_id)).first()
-        if row is None or row.ends_at <= now or now - row.seen_at >= IDLE.total_seconds():
+        row = self._row(session_id)
+        if row is None:
             return None
         session = _open(cookie, row.sealed)
         if session is not None and now - row.seen_at >= TOUCHED_EVERY.total_seconds():
@@ -166,6 +170,13 @@ class Sessions:
         """Drops what nobody can use any more; for the housekeeping of every process."""
         now = self._seconds()
         self._delete((page_sessions.c.ends_at < now) | (page_sessions.c.seen_at < now - IDLE.total_seconds()))
+
+    def _row(self, session_id: str) -> Any:
+        now = self._seconds()
+        lasts = (page_sessions.c.ends_at > now) & (page_sessions.c.seen_at > now - IDLE.total_seconds())
+        query = sa.select(page_sessions).where(page_sessions.c.session_id == session_id, lasts)
+        with self._engine.connect() as connection:
+            return connection.execute(query).first()
 
     def _seconds(self) -> int:
         return math.floor(self._now().timestamp())
