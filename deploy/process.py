@@ -221,19 +221,22 @@ def accepts(port: int) -> bool:
 
 
 def _lasting_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
-    """Free ports, chosen the first time a folder is used."""
+    """Free ports, no two the same, chosen the first time a folder is used."""
     if not file.exists():
-        file.write_text(json.dumps({name: _free_port() for name in names}))
+        file.write_text(json.dumps(dict(zip(names, _free_ports(len(names)), strict=True))))
     ports: dict[str, int] = json.loads(file.read_text())
     return ports
 
 
-def _free_port() -> int:
-    for port in random.SystemRandom().sample(PORTS, 200):
+def _free_ports(count: int) -> list[int]:
+    free: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, min(len(PORTS), 200)):
         with socket.socket() as probe:
             try:
                 probe.bind((LOOPBACK, port))
             except OSError:
                 continue
-            return port
-    raise PartFailed(f"no port between {PORTS.start} and {PORTS.stop} is free on {LOOPBACK}")
+        free.append(port)
+        if len(free) == count:
+            return free
+    raise PartFailed(f"no {count} ports between {PORTS.start} and {PORTS.stop} are free on {LOOPBACK}")

@@ -26,6 +26,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAuthorizationFailedError
 
+from deploy import process as deploy_process
 from deploy.artifacts import PartUnavailable, WrongContent, kafka_jars
 from deploy.parts import Kafka, Keycloak, PostgreSQL
 from deploy.process import Part, PartFailed
@@ -398,3 +399,15 @@ def test_every_test_has_its_own_topics_on_one_broker(kafka: str, topic_prefix: s
     admin.create_topics([NewTopic(f"{topic_prefix}requests", 1, 1)])
     assert [topic for topic in admin.list_topics() if topic.startswith(topic_prefix)] == [f"{topic_prefix}requests"]
     admin.close()
+
+
+def test_no_two_ports_of_a_part_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = ("client", "internal", "controller")
+    monkeypatch.setattr(deploy_process, "PORTS", range(61_000, 61_012))
+    for number in range(20):
+        ports = deploy_process._lasting_ports(tmp_path / f"{number}.json", names)
+        assert len(set(ports.values())) == 3
+        assert deploy_process._lasting_ports(tmp_path / f"{number}.json", names) == ports
+    monkeypatch.setattr(deploy_process, "PORTS", range(61_000, 61_002))
+    with pytest.raises(PartFailed, match="no 3 ports"):
+        deploy_process._lasting_ports(tmp_path / "none.json", names)
