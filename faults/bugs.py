@@ -229,7 +229,7 @@ def acknowledged_to_kafka_before_the_commit() -> None:
         return message_of(event)
 
     def slow(receivers: Any, messages: Any) -> None:
-        time.sleep(0.5)
+        time.sleep(2.0)  # longer than until Faust tells Kafka
         receive(receivers, messages)
 
     change(worker, "_message", hasty)

@@ -41,7 +41,7 @@ BROUGHT_OUT_BY: Mapping[str, Sequence[Strike]] = {
     "cursor moved before the flush": [partial(killed_all, "relay")] * 3,
     "inbox forgets": [everything_again],
     "inbox forgets, ids are random": [everything_again],
-    "remembered before it was handled": [partial(died_at, "placement", Point.BEFORE_COMMIT)] * 2,
+    "remembered before it was handled": [partial(died_at, "placement", Point.BEFORE_COMMIT)] * 8,
     "acknowledged to Kafka before the commit": [partial(killed_all, "capacity")] * 4,
     "dead letters not written": [spoilt],
 }
