@@ -10,7 +10,7 @@ from flask import Response
 from events.vocabulary import AcceptCondition, DeclineReason, Household, Role, Stage
 from services.gateway.pages.board import case_code, household_words
 from services.gateway.pages.frame import Page, Refused, Visit, page
-from services.gateway.pages.language import gettext, moment
+from services.gateway.pages.language import gettext
 from services.gateway.pages.requests_forms import SOON, Typed, Wrong, new_command, next_command, typed, what_was_wrong
 from services.gateway.read_model import Json
 
@@ -77,7 +77,7 @@ def _no(visit: Visit) -> Json:
 
 def _after_yes(visit: Visit, stands: str) -> Response:
     if stands == "accepted":
-        notice = gettext("Saved %(time)s: your yes. The beds stay held.", time=_time(visit))
+        notice = gettext("Saved %(time)s: your yes. The beds stay held.", time=visit.time())
         return visit.go_to(f"/asks/{visit.path['ask_id']}", notice)
     return visit.go_to("/asks", once={"late": "yes"})
 
@@ -88,7 +88,7 @@ def _after_no(visit: Visit, stands: str, before: Json | None) -> Response:
     if before is None or (before["state"] == "open" and _is_over(visit, before)):
         # Too late, or the second of two taps: what is said is true of both.
         return visit.go_to("/asks", once={"late": "no"})
-    notice = gettext("Saved %(time)s: your no. The beds are free again.", time=_time(visit))
+    notice = gettext("Saved %(time)s: your no. The beds are free again.", time=visit.time())
     return visit.go_to("/asks", notice)
 
 
@@ -164,10 +164,6 @@ def _in_words(ask: Json) -> Json:
 
 def _is_over(visit: Visit, ask: Json) -> bool:
     return datetime.fromisoformat(ask["deadline"]) <= visit.site.gateway.clock()
-
-
-def _time(visit: Visit) -> str:
-    return moment(visit.site.gateway.clock(), "HH:mm")
 
 
 def _what_to_put_right() -> Mapping[str, Wrong]:

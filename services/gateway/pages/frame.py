@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from events.vocabulary import Role
 from reference import Reference
 from services.gateway import problems
-from services.gateway.pages.language import LANGUAGES, Language, chosen_language, gettext
+from services.gateway.pages.language import Language, chosen_language, moment
 from services.gateway.pages.login import Login, LoginFailed
 from services.gateway.pages.sessions import KeptForm, Session, Sessions, session_id_of
 from services.gateway.principals import Principal
@@ -25,7 +25,6 @@ from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
 
 LARGEST_FORM = 64 * 1024
 LANGUAGE_COOKIE = "haven-language"
-_A_YEAR_OF_SECONDS = 365 * 24 * 3600
 _NEXT_CURSOR = re.compile(r'[?&]cursor=([\w-]+)[^>]*>; rel="next"')
 _OWN_PATH = re.compile(r"\A/[A-Za-z0-9_./~-]*(\?[A-Za-z0-9_.~=&%+-]*)?\Z")
 
@@ -152,6 +151,10 @@ class Visit:
             raise Refused(response.status_code, data or {})
         next_page = _NEXT_CURSOR.search(response.headers.get("Link", ""))
         return Answer(response.status_code, data, response.headers.get("ETag", ""), next_page[1] if next_page else "")
+
+    def time(self) -> str:
+        """The time of day, to say when something was saved."""
+        return moment(self.site.gateway.clock(), "HH:mm")
 
     def text(self, name: str) -> str:
         """One field of the form that was sent, without space around it; empty if it is not there."""
@@ -324,10 +327,3 @@ def _harden(site: Site, response: Response) -> Response:
     else:
         response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def other_languages(now: Language) -> list[Language]:
-    return [language for language in LANGUAGES if language != now]
-
-
-__all__ = ["EVERYBODY", "Answer", "Page", "Refused", "Site", "Visit", "frame", "gettext", "page", "see_other"]

@@ -12,7 +12,7 @@ from flask import Response
 from events.vocabulary import BlockReason, Freshness, Role, Stage
 from services.gateway.pages.board import case_code
 from services.gateway.pages.frame import Page, Refused, Visit, page
-from services.gateway.pages.language import ZONE, gettext, moment
+from services.gateway.pages.language import ZONE, gettext
 from services.gateway.pages.requests_forms import SOON, Wrong, new_command, next_command, what_was_wrong
 from services.gateway.read_model import Json
 
@@ -196,7 +196,7 @@ def _confirm(visit: Visit) -> Response:
             stale += answer
     if stale:
         return _show(visit, _units(visit), 412, moved=[one for one in seen if one.unit in stale])
-    saved = gettext("Saved %(time)s: nothing changed.", time=_time(visit))
+    saved = gettext("Saved %(time)s: nothing changed.", time=visit.time())
     return visit.go_to("/places", saved if decided else _not_decided_yet())
 
 
@@ -328,13 +328,9 @@ def _name(visit: Visit, unit_id: str) -> str:
     return unit_id.removeprefix(f"{visit.principal.organisation}-")
 
 
-def _time(visit: Visit) -> str:
-    return moment(visit.site.gateway.clock(), "HH:mm")
-
-
 def _saved(visit: Visit, said: Said) -> str:
     name = _name(visit, said.unit)
-    return gettext("Saved %(time)s: unit %(name)s has %(free)s free.", time=_time(visit), name=name, free=said.free)
+    return gettext("Saved %(time)s: unit %(name)s has %(free)s free.", time=visit.time(), name=name, free=said.free)
 
 
 def _not_decided_yet() -> str:

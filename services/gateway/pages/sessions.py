@@ -73,8 +73,6 @@ class Session(msgspec.Struct, kw_only=True):
     checked_at: int = 0
     """When the issuer last said that this person may still be here, in seconds since 1970."""
     id_token: str = ""
-    device: str = ""
-    """Browser and system in two words, so that people know their own sessions."""
     kept: KeptForm | None = None
     notices: list[str] = []
     once: dict[str, str] = {}
