@@ -1,6 +1,7 @@
 """No page without its rule: signed in, in one of its roles, and nothing changed by a form from elsewhere."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 from werkzeug.test import TestResponse
@@ -30,7 +31,15 @@ SOMEBODY: dict[Role, Who] = {
     Role.ESCORT: ESCORT,
     Role.AUDITOR: AUDITOR,
 }
-EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.method} {page.path}")
+
+
+def for_each(pages: Sequence[Page]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=lambda page: f"{page.method} {page.path}")
+
+
+EVERY_PAGE = for_each(PAGES)
+EVERY_FORM = for_each([page for page in PAGES if page.method == "POST"])
+EVERY_PAGE_WITH_AN_END = for_each([page for page in PAGES if page.path != "/live"])  # tests/pages/test_live.py
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +90,10 @@ def test_the_wrong_role_is_told_so_and_changes_nothing(world: World, readers: di
         assert world.heads() == heads
 
 
-@EVERY_PAGE
+@EVERY_FORM
 def test_a_form_without_the_token_of_its_session_changes_nothing(
     world: World, readers: dict[Role, Reader], page: Page
 ) -> None:
-    if page.method != "POST":
-        assert address(page)
-        return
     for role in page.roles:
         heads = world.heads()
         answer = opened(readers[role], page, csrf="forged")
@@ -96,10 +102,8 @@ def test_a_form_without_the_token_of_its_session_changes_nothing(
         assert world.heads() == heads
 
 
-@EVERY_PAGE
+@EVERY_PAGE_WITH_AN_END
 def test_what_does_not_exist_is_no_error_of_ours(readers: dict[Role, Reader], page: Page) -> None:
-    if page.path == "/live":
-        return  # it has no end to wait for; tests/pages/test_live.py
     for role in page.roles:
         answer = opened(readers[role], page, which="made-up")
         assert answer.status_code < 500, (role, words(answer))
