@@ -1,14 +1,5 @@
-"""One node per test module."""
+"""The node of the gateway's tests, one per test module."""
 
-from collections.abc import Iterator
+from tests.gateway.conftest import world
 
-import pytest
-
-from tests.gateway.world import World
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    world = World(tmp_path_factory.mktemp("node"))
-    yield world
-    world.node.stop()
+__all__ = ["world"]

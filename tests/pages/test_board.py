@@ -13,14 +13,12 @@ from services.gateway.pages.board import (
     Lane,
     call_first,
     capacity_by_country,
-    case_code,
-    clock_of,
-    household_words,
     lane_of,
     lanes_of,
     troubles_of,
     way_on,
 )
+from services.gateway.pages.words_of_cases import case_code, clock_of, household_words
 from tests.gateway.world import ESCORT, GUARDIAN, HOST, NEIGHBOUR, ORIGIN, OTHER_HOST, POLICE, RECEIVING, START, World
 from tests.pages.reader import Reader, words
 

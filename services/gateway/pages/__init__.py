@@ -69,7 +69,7 @@ def add_pages(
         signing_acr=settings.signing_acr,
         asks_again=bool(settings.issuer),
     )
-    site = Site(gateway, sessions, login, settings.url)
+    site = Site(gateway, sessions, login)
     app.register_blueprint(frame(site, PAGES, open_to_all=(entrance.entrance(site), help_pages(site))))
     speak(app)
     app.jinja_env.globals |= {

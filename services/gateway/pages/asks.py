@@ -8,10 +8,10 @@ import msgspec
 from flask import Response
 
 from events.vocabulary import AcceptCondition, DeclineReason, Household, Role, Stage
-from services.gateway.pages.board import case_code, household_words
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import gettext
 from services.gateway.pages.requests_forms import SOON, Typed, Wrong, new_command, next_command, typed, what_was_wrong
+from services.gateway.pages.words_of_cases import case_code, household_words
 from services.gateway.read_model import Json
 
 _MAY_TAKE_BACK = (Stage.OPENED, Stage.SHORTLISTED, Stage.ASKED, Stage.OFFERED)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from flask import Response, request
@@ -11,12 +11,12 @@ from events.vocabulary import Role, Stage, Step
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import country_name, gettext, mark, ngettext
 from services.gateway.pages.words import word
+from services.gateway.pages.words_of_cases import case_code, clock_of, household_words, is_for, who_acts
 from services.gateway.read_model import Json
 
 MOST_PAGES = 5
 """So many pages of requests are looked through for open ones; the board says when there are more."""
 PAGE_OF_REQUESTS = "100"
-SOON, TICKS = timedelta(minutes=5), timedelta(days=1)
 
 
 class Lane(StrEnum):
@@ -65,8 +65,6 @@ _PAGE_OF_STEP: Mapping[str, str] = {
     Step.FIND_HOUSEHOLD: "/disclosures",
 }
 """The page on which a step is taken, where it is not that of the case."""
-
-_PEOPLE = ("women", "men", "children_under_6", "children_6_to_11", "children_12_to_17")
 
 
 @dataclass(frozen=True)
@@ -145,64 +143,6 @@ def way_on(view: Json, country: str) -> tuple[str, str]:
     if stage is Stage.PROPOSED and view["proposal"]:
         return gettext("See what is proposed"), f"{case}/signature"
     return gettext("Open the case"), case
-
-
-def is_for(view: Json, country: str) -> bool:
-    """Whether the next step is for the focal point of `country`."""
-    return bool(view["owner"] == Role.COORDINATOR and view["owner_country"] == country)
-
-
-def case_code(request_id: str) -> str:
-    """How people name a case on the phone."""
-    return f"{request_id[:4]}-{request_id[4:8]}".upper()
-
-
-def household_words(household: Json) -> str:
-    """Who moves together, in words: "1 woman, 2 children under 6"."""
-    counts = {name: int(household.get(name) or 0) for name in _PEOPLE}
-    women, men, small, middle, older = counts.values()
-    said = [
-        women and ngettext("%(num)s woman", "%(num)s women", women),
-        men and ngettext("%(num)s man", "%(num)s men", men),
-        small and ngettext("%(num)s child under 6", "%(num)s children under 6", small),
-        middle and ngettext("%(num)s child of 6 to 11", "%(num)s children of 6 to 11", middle),
-        older and ngettext("%(num)s child of 12 to 17", "%(num)s children of 12 to 17", older),
-    ]
-    if household.get("age_status") == "presumed_minor":
-        said.append(gettext("perhaps headed by a minor"))
-    return ", ".join(part for part in said if part)
-
-
-def who_acts(view: Json, country: str) -> str:
-    """Whose turn it is, in words."""
-    if is_for(view, country):
-        return gettext("You")
-    owner = word("Role", view["owner"])
-    if not view["owner_country"]:
-        return owner
-    return gettext("%(role)s, %(country)s", role=owner, country=country_name(view["owner_country"]))
-
-
-def clock_of(deadline: str | None, now: datetime) -> str:
-    """How pressing a deadline is."""
-    if deadline is None:
-        return "far"
-    left = datetime.fromisoformat(deadline) - now
-    if left < timedelta(0):
-        return "past"
-    return "soon" if left <= SOON else "running" if left <= TICKS else "far"
-
-
-def about_case(visit: Visit, view: Json) -> Json:
-    """What every page about one case says first: its code, where it stands, whose turn it is, and until when."""
-    now = visit.site.gateway.clock()
-    return {
-        "view": view,
-        "code": case_code(view["request_id"]),
-        "waits_for": who_acts(view, visit.principal.country),
-        "now": now,
-        "clock": clock_of(view["deadline"], now),
-    }
 
 
 def _countries(view: Json) -> str:

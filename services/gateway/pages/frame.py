@@ -85,8 +85,11 @@ class Site:
     gateway: Gateway
     sessions: Sessions
     login: Login
-    url: str
-    """Where people reach the pages: scheme, host and port."""
+
+    @property
+    def url(self) -> str:
+        """Where people reach the pages: scheme, host and port."""
+        return self.login.url
 
     @property
     def reference(self) -> Reference:
@@ -94,7 +97,7 @@ class Site:
 
     @property
     def is_secure(self) -> bool:
-        return self.url.startswith("https:")
+        return self.login.is_secure
 
     @property
     def cookie(self) -> str:

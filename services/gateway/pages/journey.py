@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from flask import Response
 
 from events.vocabulary import Role, Stage
-from services.gateway.pages.board import about_case
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import ZONE, gettext
 from services.gateway.pages.requests_forms import Wrong, typed
 from services.gateway.pages.requests_steps import read_request
 from services.gateway.pages.signing import next_command, not_decided_yet, send, wrong_of
+from services.gateway.pages.words_of_cases import about_case
 from services.gateway.read_model import Json
 
 _DAY_AND_TIME = re.compile(r"\A\d{4}-\d\d-\d\d \d\d:\d\d\Z")

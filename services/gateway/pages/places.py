@@ -10,10 +10,10 @@ from typing import Self
 from flask import Response
 
 from events.vocabulary import BlockReason, Freshness, Role, Stage
-from services.gateway.pages.board import case_code
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import ZONE, gettext
 from services.gateway.pages.requests_forms import SOON, Wrong, new_command, next_command, what_was_wrong
+from services.gateway.pages.words_of_cases import case_code
 from services.gateway.read_model import Json
 
 MOST_BEDS = 200

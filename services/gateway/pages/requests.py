@@ -12,12 +12,12 @@ from events import placement as p
 from events.envelope import wire_name
 from events.vocabulary import Role, Stage, Step
 from services.gateway.pages import requests_disclosures, requests_opening, requests_steps
-from services.gateway.pages.board import case_code, household_words
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import country_name, gettext, language, moment
 from services.gateway.pages.requests_acts import OVER, Act, Standing
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
+from services.gateway.pages.words_of_cases import case_code, household_words
 from services.gateway.read_model import Json
 
 FOLLOW = (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN, Role.ESCORT, Role.SHELTER)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from flask import Response
 
 from events.vocabulary import DisclosureReason, Role
-from services.gateway.pages.board import case_code
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import gettext
 from services.gateway.pages.requests_acts import REASONS, Act, Standing
 from services.gateway.pages.requests_forms import Wrong, new_command, next_command, typed, what_was_wrong
 from services.gateway.pages.requests_steps import read_request, request_api
+from services.gateway.pages.words_of_cases import case_code
 
 OPEN_SEALED = (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.ESCORT)
 

@@ -7,7 +7,6 @@ from urllib.parse import quote
 from flask import Response
 
 from events.vocabulary import ConsentBy, ConsentScope, EndingReason, Role, WithdrawalReason
-from services.gateway.pages.board import case_code
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import country_name, gettext
 from services.gateway.pages.requests_acts import Act, Standing
@@ -20,6 +19,7 @@ from services.gateway.pages.requests_forms import (
     what_was_wrong,
 )
 from services.gateway.pages.words import word
+from services.gateway.pages.words_of_cases import case_code
 from services.gateway.read_model import Json
 
 RECORD_CONSENT = (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN, Role.SHELTER)

@@ -7,11 +7,11 @@ from flask import Response
 
 from events.placement import Preference, Rule
 from events.vocabulary import Freshness, Role, Stage
-from services.gateway.pages.board import about_case, household_words
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import gettext, mark, ngettext
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
+from services.gateway.pages.words_of_cases import about_case, household_words
 from services.gateway.read_model import Json
 
 MOST_SHOWN = 10

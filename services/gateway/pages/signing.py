@@ -13,13 +13,13 @@ from flask import Response, request
 
 from events.placement import Proposal
 from events.vocabulary import OverrideReason, Role, SignatureRefusal, Stage
-from services.gateway.pages.board import about_case, household_words
 from services.gateway.pages.frame import Answer, Page, Refused, Visit, page
 from services.gateway.pages.language import country_name, gettext, ngettext
 from services.gateway.pages.requests_forms import SOON, Typed, Wrong, new_command, typed, what_was_wrong
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.shortlist import Offer, offers_of
 from services.gateway.pages.words import problem_words, word
+from services.gateway.pages.words_of_cases import about_case, household_words
 from services.gateway.read_model import Json
 
 FOR_THE_FRAME = ("sign-in-again", "not-found", "erased")
