@@ -1,6 +1,6 @@
 """Households, units, people and requests for tests, in the words of the domain. All of it is synthetic."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec.structs import replace
@@ -9,6 +9,7 @@ import reference
 from events.capacity import HoldMadeFirm, HoldPlaced
 from events.gateway import (
     AnswerAsk,
+    Command,
     CountersignPlacement,
     EndPlacement,
     EraseHousehold,
@@ -20,8 +21,11 @@ from events.gateway import (
     RecordDeparture,
     RegisterUnit,
     ReportCapacity,
+    RequestDisclosure,
     WithdrawRequest,
 )
+from events.log.decider import Context
+from events.placement import CommandRefused
 from events.vocabulary import (
     Actor,
     AgeStatus,
@@ -29,6 +33,7 @@ from events.vocabulary import (
     ConsentBy,
     ConsentScope,
     DeclineReason,
+    DisclosureReason,
     EndingReason,
     Freshness,
     Group,
@@ -36,7 +41,9 @@ from events.vocabulary import (
     OverrideReason,
     Role,
     Sealed,
+    SealedField,
     Stage,
+    Step,
     Track,
     UnitProfile,
     Urgency,
@@ -192,11 +199,62 @@ def somebody_owns_it(request: Request) -> None:
         assert step.owner
         assert step.steps
         assert step.deadline is not None
+        for one in step.steps:
+            assert its_owner_may_take(one, request), f"{one} is owed by a {step.owner} who may not"
     else:
         assert not step.steps
         assert step.deadline is None
         assert not request.open_asks()
         assert not [h for h in request.holds.values() if h.stage is not HoldStage.OVER]
+
+
+def its_owner_may_take(step: Step, request: Request) -> bool:
+    """Whether somebody who owes a step can do it: a colleague of those who acted before, in at least one way of doing it."""
+    if step in (Step.WAIT_FOR_HOLD, Step.WAIT_FOR_FIRM_HOLD):
+        return request.next_step.owner is Role.SYSTEM
+    now = request.opened_at
+    country = request.proposal.host_country if request.proposal else ""
+    commands = {
+        Step.ANSWER_ASK: [AnswerAsk(request_id=REQUEST, ask_id=ask.ask_id) for ask in request.open_asks()],
+        Step.PROPOSE_PLACEMENT: [ProposePlacement(request_id=REQUEST, ask_id=ask.ask_id) for ask in request.offers()],
+        Step.COUNTERSIGN_PLACEMENT: [CountersignPlacement(request_id=REQUEST, proposal=request.proposal_hash)],
+        Step.RECORD_CONSENT: [consent(country=country)],
+        Step.RECORD_GUARDIAN_CONSENT: [consent(country=country, by="guardian")],
+        Step.PLAN_JOURNEY: [
+            PlanJourney(request_id=REQUEST, escort="escort-2", arrival_due=now + timedelta(days=1), steps=SEALED)
+        ],
+        Step.RECORD_DEPARTURE: [RecordDeparture(request_id=REQUEST)],
+        Step.RECORD_ARRIVAL: [RecordArrival(request_id=REQUEST, outcome=outcome) for outcome in ArrivalOutcome],
+        Step.END_PLACEMENT: [EndPlacement(request_id=REQUEST, reason=EndingReason.MOVED_ON)],
+        # Where they should be met, to look for them there.
+        Step.FIND_HOUSEHOLD: [_wants_to_see(SealedField.RENDEZVOUS, DisclosureReason.OVERDUE_ARRIVAL)],
+        # Nothing to send: they speak with the household, whose word they may take down and whose referrer they may call.
+        Step.FIND_ALTERNATIVE: [consent(country="LU"), consent(country="LU", by="guardian")],
+    }
+    return any(_may(person, command, request, now) for command in commands[step] for person in _who_owes(request))
+
+
+def _wants_to_see(field: SealedField, reason: DisclosureReason) -> RequestDisclosure:
+    return RequestDisclosure(
+        request_id=REQUEST, disclosure_id="disclosure-2", field=field, reason=reason, recipient="a-colleague"
+    )
+
+
+def _who_owes(request: Request) -> list[Actor]:
+    """Everybody whom a next step can mean: the owner, in the country that is named, in each house that may be."""
+    step = request.next_step
+    asked = {(ask.shelter_id, ask.country) for ask in request.open_asks()}
+    if request.confirmed is not None:
+        asked = {(request.confirmed.shelter_id, request.confirmed.host_country)}
+    if step.owner is Role.SHELTER:
+        return [a_person(Role.SHELTER, country, shelter, "a-colleague") for shelter, country in asked]
+    return [a_person(step.owner, step.owner_country, f"{step.owner}-{step.owner_country}", "a-colleague")]
+
+
+def _may(person: Actor, command: Command, request: Request, now: datetime) -> bool:
+    context = Context(now=now, actor=person, cause_id="a-try", facts=PlacementFacts(REFERENCE, three_units))
+    facts = RelocationRequestDecider().decide(request, command, context)
+    return not all(isinstance(fact, CommandRefused) for fact in facts)
 
 
 def an_opening(**changes: Any) -> OpenRelocationRequest:

@@ -3,6 +3,7 @@
 import pytest
 
 from events.capacity import HoldMadeFirm
+from events.gateway import EndPlacement
 from events.placement import (
     AskClosed,
     CommandHadNoEffect,
@@ -16,7 +17,7 @@ from events.placement import (
     ProposalLapsed,
     Refusal,
 )
-from events.vocabulary import ConsentBy, ConsentScope, Household, Role, Stage, Step, Track
+from events.vocabulary import ConsentBy, ConsentScope, EndingReason, Household, Role, Stage, Step, Track
 from services.placement.domain.request import HoldStage
 from tests import builders as a
 from tests.spec import Story
@@ -115,6 +116,16 @@ def test_a_no_on_the_way_or_in_the_house_is_kept_and_takes_no_bed_away(stage: St
     assert live_holds(story) == {"NL"}
     assert story.state.next_step.owner is Role.COORDINATOR
     assert Step.FIND_ALTERNATIVE in story.state.next_step.steps
+
+
+def test_who_said_no_in_the_house_stays_until_the_house_says_that_they_left() -> None:
+    """Only there it is seen that they went. Whoever sent them looks for another way, and is owed no more than that."""
+    story = no_to_the_netherlands(a.a_request_that_is(Stage.ARRIVED))
+    step = story.state.next_step
+    assert (step.owner_country, step.steps) == ("BE", (Step.FIND_ALTERNATIVE,))
+    story.when(EndPlacement(request_id=a.REQUEST, reason=EndingReason.OTHER_SHELTER), by=a.a_coordinator("BE"))
+    story.refused(Refusal.NOT_YOUR_ORGANISATION)
+    assert a.ended(story).state.stage is Stage.ENDED
 
 
 @pytest.mark.parametrize("stage", [Stage.ENDED, Stage.WITHDRAWN, Stage.ERASED])

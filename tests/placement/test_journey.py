@@ -162,7 +162,7 @@ def test_a_household_astray_has_an_owner_and_keeps_its_beds(outcome: ArrivalOutc
     step = story.state.next_step
     assert story.state.stage is Stage.ASTRAY
     assert (step.owner, step.owner_country) == (Role.COORDINATOR, "BE")
-    assert step.steps == (Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL, Step.END_PLACEMENT)
+    assert step.steps == (Step.FIND_HOUSEHOLD, Step.END_PLACEMENT)
     assert story.state.holds[story.state.confirmed.hold_id].stage is HoldStage.FIRM
 
 

@@ -235,11 +235,10 @@ def next_step(request: Request, context: Context) -> NextStepSet:
                 return is_next(Role.COORDINATOR, origin, *unwilling, Step.RECORD_ARRIVAL, deadline=missing_from)
             return is_next(Role.SHELTER, host, Step.RECORD_ARRIVAL, deadline=missing_from)
         case Stage.ASTRAY:
-            return is_next(
-                Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.RECORD_ARRIVAL, Step.END_PLACEMENT, *unwilling
-            )
+            return is_next(Role.COORDINATOR, origin, Step.FIND_HOUSEHOLD, Step.END_PLACEMENT, *unwilling)
         case Stage.ARRIVED if unwilling:
-            return is_next(Role.COORDINATOR, origin, *unwilling, Step.END_PLACEMENT)
+            # Whoever sent them looks for another way. That they have left, only the house can see, and it ends the stay then.
+            return is_next(Role.COORDINATOR, origin, *unwilling)
         case Stage.ARRIVED:
             review = context.now + timedelta(days=context.facts.reference.clocks.stay_review_days)
             return is_next(Role.SHELTER, host, Step.END_PLACEMENT, deadline=review)
