@@ -31,7 +31,7 @@ from kafka.admin import (
 from kafka.errors import KafkaError, SecurityDisabledError, TopicAuthorizationFailedError
 
 from events.kafka.connection import REACH_SECONDS, Broker, BrokerProblem
-from events.kafka.topics import Layout
+from events.kafka.layout import Layout
 from services.config import BadSetting, Settings, read_settings
 
 ACCESS = Path(__file__).parent / "kafka" / "access.toml"

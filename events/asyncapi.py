@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from events.envelope import CONTRACTS
+from events.kafka.dead_letters import TYPE as DEAD_LETTER_TYPE
 from events.kafka.dead_letters import DeadLetter
-from events.kafka.relay import DEAD_LETTER_TYPE
-from events.kafka.topics import DEAD_LETTERS, Layout
+from events.kafka.layout import DEAD_LETTERS, Layout
 from events.kafka.wire import EXTENSIONS, LARGEST_ATTRIBUTE, to_message
 from events.vocabulary import Role
 

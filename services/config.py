@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import msgspec
 import sqlalchemy as sa
 
+from events.kafka.layout import Layout
 from services.loopback import is_loopback
 
 if TYPE_CHECKING:
     from events.kafka.connection import Broker
-    from events.kafka.topics import Layout
 
 PREFIX = "HAVEN_"
 NOT_OURS = ("HAVEN_TEST_", "HAVEN_PARTS_")
@@ -161,9 +161,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Broker(servers)
 
     @property
-    def layout(self) -> "Layout":
-        from events.kafka.topics import Layout  # noqa: PLC0415 - see `broker`
-
+    def layout(self) -> Layout:
         return Layout(self.kafka_prefix, self.kafka_partitions, self.kafka_replication, self.kafka_in_sync)
 
 

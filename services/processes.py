@@ -21,10 +21,10 @@ from kafka.errors import KafkaError
 
 from events.kafka import topics
 from events.kafka.connection import BrokerProblem
+from events.kafka.layout import SOURCES
 from events.kafka.receiver import Receiver
 from events.kafka.relay import Relay
 from events.kafka.sweep import Sweep, Watchdog
-from events.kafka.topics import SOURCES
 from events.kafka.worker import bring, faust_app
 from events.key_file import KeyEncryptionKeys
 from events.log.engines import is_database_trouble, postgresql_engine

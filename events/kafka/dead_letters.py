@@ -40,6 +40,8 @@ dead_letters = sa.Table(
 TRIES = 5
 FIRST_PAUSE = timedelta(milliseconds=200)
 
+TYPE = "haven.dead_letter.given_up.v1"
+"""Of the message that tells of one."""
 HANGS = "hangs"
 """The handler did not come back; the process was ended for it."""
 MALFORMED = "malformed"

@@ -26,7 +26,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from events.kafka import dead_letters, topics
 from events.kafka.connection import Broker, BrokerProblem
-from events.kafka.topics import Layout
+from events.kafka.layout import Layout
 from events.kafka.wire import LARGEST_BODY, Message, to_message
 from events.log.engines import is_database_trouble
 from events.log.follower import SourceWentBack
@@ -51,7 +51,6 @@ together, comes together, and is taken together."""
 PRODUCE_BYTES = 256 << 10
 """As much of one partition in one request; a shortlist alone can be larger than the 16 KiB of the client's default."""
 CLOSE_SECONDS = 1.0
-DEAD_LETTER_TYPE = "haven.dead_letter.given_up.v1"
 
 _LOCK = sa.text("SELECT pg_try_advisory_lock(hashtext('haven relay'), hashtext(:source))")
 # Where the cursor is, what lies there, and what comes behind it; one row at the least.
@@ -314,7 +313,7 @@ class _Leader:
             "ce_specversion": "1.0",
             "ce_id": letter.id,
             "ce_source": f"/haven/{self.status.source}",
-            "ce_type": DEAD_LETTER_TYPE,
+            "ce_type": dead_letters.TYPE,
             "ce_time": letter.given_up_at or letter.first_at,
             "content-type": "application/json",
         }

@@ -26,7 +26,7 @@ from services.operations.patience import NoAnswer, Patience
 
 if TYPE_CHECKING:
     from events.kafka.connection import Broker
-    from events.kafka.topics import Layout
+    from events.kafka.layout import Layout
 
 CHECK_SECONDS = 10.0
 CONNECT_SECONDS = 3.0

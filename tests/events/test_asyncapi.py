@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator, FormatChecker
 
 from events.asyncapi import GOLDEN, document, text
 from events.envelope import CONTRACTS
-from events.kafka.topics import Layout
+from events.kafka.layout import Layout
 from events.kafka.wire import to_message
 
 COPY = Path(__file__).resolve().parents[2] / "docs" / "asyncapi.json"

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from events.kafka.connection import Broker
-from events.kafka.topics import Layout
+from events.kafka.layout import Layout
 from events.key_file import load_or_create_key_file
 from services.config import Settings
 from services.operations import doctor

@@ -24,9 +24,9 @@ from kafka.admin import KafkaAdminClient
 from events.envelope import Event, encode
 from events.kafka import dead_letters, receiver, topics, worker
 from events.kafka.connection import Broker
+from events.kafka.layout import Layout
 from events.kafka.receiver import Receiver
 from events.kafka.sweep import Sweep, Watchdog
-from events.kafka.topics import Layout
 from events.kafka.wire import Message, to_message
 from events.kafka.worker import faust_app
 from events.log.engines import postgresql_engine, sqlite_engine

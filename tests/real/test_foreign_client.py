@@ -22,8 +22,8 @@ from events.asyncapi import GOLDEN, text
 from events.kafka import topics
 from events.kafka.connection import Broker
 from events.kafka.dead_letters import DeadLetter
+from events.kafka.layout import Layout
 from events.kafka.relay import Relay
-from events.kafka.topics import Layout
 from events.kafka.wire import to_message
 
 pytestmark = pytest.mark.real

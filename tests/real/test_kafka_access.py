@@ -49,10 +49,11 @@ from deploy.private import private_file
 from events.envelope import encode
 from events.kafka import connection, dead_letters, topics
 from events.kafka.connection import Broker, CredentialsRefused
+from events.kafka.layout import Layout
 from events.kafka.receiver import Receiver
 from events.kafka.relay import Relay
 from events.kafka.sweep import Sweep
-from events.kafka.topics import Layout, TopicsUnfit
+from events.kafka.topics import TopicsUnfit
 from events.kafka.worker import bring, faust_app
 from events.log.engines import sqlite_engine
 from events.log.inbox import Consumer

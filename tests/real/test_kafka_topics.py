@@ -26,7 +26,8 @@ from events.kafka.connection import (
     BrokerUnreachable,
     CredentialsRefused,
 )
-from events.kafka.topics import Layout, TopicsUnfit, check, create
+from events.kafka.layout import Layout
+from events.kafka.topics import TopicsUnfit, check, create
 
 pytestmark = pytest.mark.real
 

@@ -10,7 +10,7 @@ from deploy.parts import Kafka
 from deploy.process import Part
 from events.kafka import topics
 from events.kafka.connection import Broker
-from events.kafka.topics import Layout
+from events.kafka.layout import Layout
 from services.operations import doctor
 
 pytestmark = pytest.mark.real

@@ -16,8 +16,8 @@ from deploy.parts import Kafka, PostgreSQL
 from events.kafka import dead_letters, relay, topics
 from events.kafka.connection import Broker
 from events.kafka.dead_letters import DeadLetter
+from events.kafka.layout import SOURCES, Layout
 from events.kafka.relay import Relay, send_again
-from events.kafka.topics import SOURCES, Layout
 from events.kafka.wire import Message, to_event
 from events.log.engines import postgresql_engine
 from events.log.hints import Announcer, log_channel
@@ -393,7 +393,7 @@ def test_a_dead_letter_is_told_once_and_says_nothing_of_what_the_message_held(
         log.append(drafts(1, "unit-2"))
         until("all are published", lambda: running.status.position == log.head())
     (message,) = published(broker, layout.dead_letters)
-    assert message.headers["ce_type"] == relay.DEAD_LETTER_TYPE.encode()
+    assert message.headers["ce_type"] == dead_letters.TYPE.encode()
     assert b"ValueError" in message.body
     assert set(message.headers) >= {"ce_id", "ce_source", "ce_specversion", "ce_time"}
 
