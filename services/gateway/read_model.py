@@ -21,6 +21,10 @@ from events.log.engines import lift_time_limit
 metadata = sa.MetaData()
 
 requests = sa.Table(
+_OVER = "('ended', 'refused', 'withdrawn', 'erased')"
+_IS_OPEN_SQLITE = sa.text(f"json_extract(view, '$.stage') NOT IN {_OVER}")
+_IS_OPEN_POSTGRESQL = sa.text(f"(view::jsonb ->> 'stage') NOT IN {_OVER}")
+
     "requests",
     metadata,
     sa.Column("request_id", sa.Text, primary_key=True),
@@ -28,6 +32,14 @@ requests = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("view", sa.Text, nullable=False),
 )
+    # Of what is open there is little, of what is over more every day.
+    sa.Index(
+        "ix_requests_open",
+        "opened_at",
+        "request_id",
+        sqlite_where=_IS_OPEN_SQLITE,
+        postgresql_where=_IS_OPEN_POSTGRESQL,
+    ),
 
 request_parties = sa.Table(
     "request_parties",
@@ -152,15 +164,18 @@ class ReadModel:
             .where(requests.c.request_id == request_id, request_parties.c.party.in_(list(parties)))
             .limit(1)
         )
+        self._is_open = _IS_OPEN_SQLITE if self._on_sqlite else _IS_OPEN_POSTGRESQL
         with self.as_known_to(parties) as connection:
             view = connection.scalar(query)
         return None if view is None else _decode(view)
 
-    def requests(self, parties: Sequence[str], after: tuple[str, str] | None, limit: int) -> list[Json]:
-        """Views newest first, `after` (opened_at, request_id) of the last one seen."""
+    def requests(
+        self, parties: Sequence[str], after: tuple[str, str] | None, limit: int, *, only_open: bool = False
+    ) -> list[Json]:
+        """Views newest first, `after` (opened_at, request_id) of the last one seen; `only_open`: of those that are not over."""
         query = (
             sa.select(requests.c.view)
-            .where(_known_to(parties))
+            .where(_known_to(parties), *((self._is_open,) if only_open else ()))
             .order_by(requests.c.opened_at.desc(), requests.c.request_id.desc())
             .limit(limit)
         )
@@ -196,6 +211,14 @@ class ReadModel:
             .where(trail.c.causation_id == command_id, trail.c.source != "gateway")
             .order_by(*_TRAIL_KEY)
             .limit(1)
+    def request_with_ask(self, ask_id: str, parties: Sequence[str]) -> Json | None:
+        """The view of the request in which this is asked, if one of `parties` may know of it."""
+        asked = sa.select(asks.c.request_id).where(asks.c.ask_id == ask_id)
+        query = sa.select(requests.c.view).where(requests.c.request_id.in_(asked), _known_to(parties))
+        with self.as_known_to(parties) as connection:
+            view = connection.scalar(query)
+        return None if view is None else _decode(view)
+
         )
         with self.as_known_to([f"command:{command_id}"]) as connection:
             row = connection.execute(query).first()

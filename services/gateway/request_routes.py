@@ -154,20 +154,33 @@ def open_relocation_request(call: Call) -> Response:
     "/relocation-requests",
     Scope.READ_REQUESTS,
     FOLLOWERS,
-    "List the requests you may know of, newest first",
-    query={"limit": "1 to 100, default 50", "cursor": "from the Link header of the page before"},
+    "List the requests you may know of, newest first, without their shortlists",
+    query={
+        "open": "true: only those that are not over",
+        "limit": "1 to 100, default 50",
+        "cursor": "from the Link header of the page before",
+    },
 )
 def list_relocation_requests(call: Call) -> Response:
+    only_open = call.query("open") or "false"
+    if only_open not in ("true", "false"):
+        raise problems.bad_field("open", "true or false")
     limit = page_size(call)
     after: tuple[str, str] | None = read_cursor(call, tuple[CursorText, CursorText])
-    views = call.gateway.read_model.requests(parties(call.principal), after, limit + 1)
+    views = call.gateway.read_model.requests(parties(call.principal), after, limit + 1, only_open=only_open == "true")
     page, more = views[:limit], len(views) > limit
     call.gateway.note_read(call.principal, "list", [view["request_id"] for view in page])
     headers = {}
     if more:
         cursor = write_cursor([page[-1]["opened_at"], page[-1]["request_id"]])
-        headers["Link"] = f'<{PREFIX}/relocation-requests?limit={limit}&cursor={cursor}>; rel="next"'
-    return answer({"requests": [present_request(view, call.principal) for view in page]}, 200, **headers)
+        way_on = f"{PREFIX}/relocation-requests?open={only_open}&limit={limit}&cursor={cursor}"
+        headers["Link"] = f'<{way_on}>; rel="next"'
+    return answer({"requests": [_in_a_list(present_request(view, call.principal)) for view in page]}, 200, **headers)
+
+
+def _in_a_list(shown: Json) -> Json:
+    """A shortlist says something of every unit there is: many times all the rest. It is in the request, and has a route."""
+    return {name: value for name, value in shown.items() if name != "shortlist"}
 
 
 @rule("GET", "/relocation-requests/{request_id}", Scope.READ_REQUESTS, FOLLOWERS, "Where one request stands")
@@ -327,18 +340,38 @@ def end_placement(call: Call) -> Response:
     return command_about(call, EndPlacement, reason=call.body.reason)
 
 
+_OF_WHOM = ("request_id", "urgency", "household", "needs", "languages")
+_WHERE_IT_STANDS = ("stage", "owner", "next_steps", "journey")
+
+
 @rule("GET", "/asks", Scope.READ_ASKS, (Role.SHELTER, Role.COORDINATOR), "The questions that wait for an answer")
 def list_asks(call: Call) -> Response:
     waiting = []
     for view in call.gateway.read_model.requests_with_open_asks(parties(call.principal)):
         shown = present_request(view, call.principal)
-        for ask in shown["asks"].values():
-            if ask["state"] == "open":
-                household = {name: shown[name] for name in ("urgency", "household", "needs", "languages")}
-                waiting.append({**ask, "request_id": view["request_id"], **household})
+        of_whom = {name: shown[name] for name in _OF_WHOM}
+        waiting += [ask | of_whom for ask in shown["asks"].values() if ask["state"] == "open"]
     waiting.sort(key=lambda ask: (ask["deadline"], ask["ask_id"]))
     call.gateway.note_read(call.principal, "asks", sorted({ask["request_id"] for ask in waiting}))
     return answer({"asks": waiting})
+
+
+@rule(
+    "GET",
+    "/asks/{ask_id}",
+    Scope.READ_ASKS,
+    (Role.SHELTER, Role.COORDINATOR),
+    "One question, answered or not, for as long as you may know of its request",
+)
+def read_ask(call: Call) -> Response:
+    ask_id = call.path["ask_id"]
+    view = call.gateway.read_model.request_with_ask(ask_id, parties(call.principal))
+    shown = present_request(view, call.principal) if view is not None else {"asks": {}}
+    if ask_id not in shown["asks"]:
+        raise problems.not_found()
+    call.gateway.note_read(call.principal, "ask", [shown["request_id"]])
+    said = {name: shown[name] for name in (*_OF_WHOM, *_WHERE_IT_STANDS) if name in shown}
+    return answer({**shown["asks"][ask_id], **said})
 
 
 @rule(
@@ -388,5 +421,6 @@ RULES = (
     record_arrival,
     end_placement,
     list_asks,
+    read_ask,
     answer_ask,
 )

@@ -53,6 +53,7 @@ ROLES_OF_ROUTE = {
     "POST /relocation-requests/{request_id}/end": "shelter coordinator",
     "POST /relocation-requests/{request_id}/disclosures": "referrer coordinator shelter escort",
     "GET /asks": "shelter coordinator",
+    "GET /asks/{ask_id}": "shelter coordinator",
     "POST /asks/{ask_id}/answer": "shelter",
     "GET /shelters/{shelter_id}/units": "shelter coordinator",
     "GET /shelters/{shelter_id}/units/{unit_id}/capacity": "shelter coordinator",

@@ -153,7 +153,7 @@ def test_every_answer_is_hardened(world: World) -> None:
 def test_a_fault_of_our_own_says_nothing_and_is_logged_without_what_was_sent(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def breaks(*_: object) -> None:
+    def breaks(*_: object, **__: object) -> None:
         raise ValueError("KITTIWAKE99 lives at KITTIWAKE99")
 
     monkeypatch.setattr(world.core.read_model, "requests", breaks)

@@ -52,6 +52,7 @@ READS: list[tuple[str, str, str, Who]] = [
     ("/relocation-requests/{request_id}/timeline", "timeline", "this", ORIGIN),
     ("/relocation-requests/{request_id}/shortlist", "shortlist", "this", ORIGIN),
     ("/asks", "asks", "read_everything", RECEIVING),
+    ("/asks/{ask_id}", "ask", "this", RECEIVING),
     ("/audit/events?case={request_id}", "trail", "this", AUDITOR),
     ("/audit/events", "trail", "nobody", AUDITOR),
     ("/stream", "stream", "nobody", POLICE),
@@ -69,12 +70,16 @@ def test_every_read_route_about_people_is_in_this_list() -> None:
     assert {rule.path for rule in RULES if rule.method == "GET"} == listed | NOT_ABOUT_ANYBODY
 
 
+def the_path(world: World, path: str, request_id: str) -> str:
+    return path.format(request_id=request_id, ask_id=world.ask_to(request_id, RECEIVING))
+
+
 @pytest.mark.parametrize(("path", "resource", "about", "who"), READS)
 def test_a_read_is_written_down_with_who_read_and_about_whom(
     world: World, path: str, resource: str, about: str, who: Who
 ) -> None:
     request_id, begun = world.bring_to(Stage.ASKED), world.log.head()
-    answer = world.send(who, "GET", PREFIX + path.format(request_id=request_id), headers=PURPOSE)
+    answer = world.send(who, "GET", PREFIX + the_path(world, path, request_id), headers=PURPOSE)
     assert answer.status_code == 200
     ((said, subjects, reader),) = consulted(world, begun)
     assert (said, reader) == (resource, who.person)
@@ -96,7 +101,7 @@ def test_what_cannot_be_written_down_is_not_shown(
 ) -> None:
     request_id = world.bring_to(Stage.ASKED)
     monkeypatch.setattr(world.log, "append", disk_is_full)
-    answer = world.send(who, "GET", PREFIX + path.format(request_id=request_id), headers=PURPOSE)
+    answer = world.send(who, "GET", PREFIX + the_path(world, path, request_id), headers=PURPOSE)
     assert is_problem(answer, 503)["type"].endswith("/not-recorded")
     assert request_id.encode() not in answer.data
     assert answer.headers["Retry-After"]

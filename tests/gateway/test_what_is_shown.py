@@ -22,12 +22,14 @@ from tests.gateway.world import (
     ORIGIN,
     OTHER_HOST,
     POLICE,
+    PREFIX,
     RECEIVING,
     RENDEZVOUS,
     STEPS,
     Json,
     Who,
     World,
+    is_problem,
 )
 
 BASICS = "request_id revision stage opened_at changed_at owner next_steps deadline"
@@ -77,9 +79,9 @@ def test_each_role_is_shown_exactly_its_fields(world: World, stage: Stage) -> No
             expected.add("journey")
         assert answer.json is not None
         assert answer.json.keys() == expected, who
-        shown = {name: value for name, value in answer.json.items() if name != "reflection"}
+        shown = {name: value for name, value in answer.json.items() if name not in ("reflection", "shortlist")}
         listed = [one for one in pages(world, who) if one["request_id"] == request_id]
-        assert listed == [shown], "the list says the same as the request itself"
+        assert listed == [shown], "the list says the same as the request itself, but for what it says of every unit"
 
 
 def pages(world: World, who: Who) -> list[Json]:
@@ -252,3 +254,57 @@ def test_no_answer_says_a_name_of_a_class_a_file_or_a_table(told: list) -> None:
     assert not [
         answer.path for answer in told if re.search(rb"Traceback|\.py|sqlite|SELECT|msgspec|services\.", answer.content)
     ]
+
+
+def test_the_open_ones_are_all_that_are_not_over(world: World) -> None:
+    at = {stage: world.bring_to(stage) for stage in STAGES}
+    over = {at[stage] for stage in (Stage.ENDED, Stage.WITHDRAWN, Stage.ERASED)}
+
+    def listed(more: str) -> set[str]:
+        answer = world.get(ORIGIN, f"/relocation-requests?limit=100{more}")
+        return {one["request_id"] for one in answer.json["requests"]} & set(at.values())
+
+    assert listed("") == listed("&open=false") == set(at.values())
+    assert listed("&open=true") == set(at.values()) - over
+    assert is_problem(world.get(ORIGIN, "/relocation-requests?open=1"), 400)["field"] == "open"
+
+
+def test_the_next_page_of_the_open_ones_holds_open_ones_alone(world: World) -> None:
+    wanted: list[str] = []
+    world.later(seconds=1)
+    for stage in (Stage.ASKED, Stage.WITHDRAWN, Stage.OFFERED, Stage.ENDED, Stage.ASKED):
+        request_id = world.bring_to(stage)
+        world.later(seconds=1)
+        if stage in (Stage.ASKED, Stage.OFFERED):
+            wanted.insert(0, request_id)
+    found, path = [], "/relocation-requests?open=true&limit=1"
+    while path and len(found) < len(wanted):
+        answer = world.get(POLICE, path)
+        found += [one["request_id"] for one in answer.json["requests"]]
+        link = re.match(rf"<{PREFIX}(\S+)>", answer.headers.get("Link", ""))
+        path = link[1] if link else ""
+    assert found == wanted
+
+
+# One ask
+
+
+def test_an_ask_says_of_whom_it_is_and_where_it_stands_and_no_more(world: World) -> None:
+    request_id = world.bring_to(Stage.ASKED)
+    ask_id = world.ask_to(request_id, RECEIVING)
+    [waiting] = [one for one in world.get(RECEIVING, "/asks").json["asks"] if one["ask_id"] == ask_id]
+    alone = world.get(RECEIVING, f"/asks/{ask_id}").json
+    assert alone == waiting | {name: alone[name] for name in ("stage", "owner", "next_steps")}
+    assert world.get(HOST, f"/asks/{ask_id}").json.keys() >= alone.keys()
+    world.done(world.say_yes(request_id))
+    assert world.get(RECEIVING, f"/asks/{ask_id}").json["state"] == "accepted"
+
+
+def test_an_ask_is_known_for_as_long_as_its_request_is_and_to_nobody_else(world: World) -> None:
+    request_id = world.bring_to(Stage.OFFERED)
+    mine, theirs = (world.ask_to(request_id, shelter) for shelter in (RECEIVING, NEIGHBOUR))
+    assert world.get(RECEIVING, f"/asks/{mine}").status_code == 200
+    for who, ask_id in ((RECEIVING, theirs), (ABROAD, mine), (OTHER_HOST, mine), (RECEIVING, "nobody-was-asked")):
+        is_problem(world.get(who, f"/asks/{ask_id}"), 404)
+    world.done(world.propose(request_id))
+    is_problem(world.get(NEIGHBOUR, f"/asks/{theirs}"), 404)

@@ -304,19 +304,17 @@ def test_a_shelter_that_does_not_report_is_to_be_phoned_first(world: World) -> N
     assert "Antwerp, Adult" not in said
 
 
-def test_the_board_goes_on_through_the_pages_of_the_api_and_says_when_it_stops(
+def test_no_open_request_falls_off_the_board_whatever_came_after_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.gateway.pages.board.PAGE_OF_REQUESTS", "1")
+    lost_at_night = world.open()
+    for _ in range(6):
+        world.later(seconds=1)
+        over = world.bring_to(Stage.WITHDRAWN)
     world.later(seconds=1)
-    first = world.open()
-    world.later(seconds=1)
-    second = world.open()
+    latest = world.open()
     page = Reader(world, ORIGIN).get("/board").get_data(as_text=True)
-    assert first in page
-    assert second in page
-    monkeypatch.setattr("services.gateway.pages.board.MOST_PAGES", 1)
-    assert "Only the newest are shown" in words(Reader(world, ORIGIN).get("/board"))
-    answer = Reader(world, ORIGIN).get("/board")
-    assert first not in answer.get_data(as_text=True)
-    assert second in answer.get_data(as_text=True)
+    assert lost_at_night in page
+    assert latest in page
+    assert over not in page

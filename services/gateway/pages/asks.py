@@ -132,10 +132,13 @@ def _answer_typed(visit: Visit) -> Typed:
 
 def _find(visit: Visit) -> Json | None:
     """The ask in the path, with what the shelter may know of its household; None if it does not stand or is another's."""
-    ask_id = visit.path["ask_id"]
-    waiting: list[Json] = visit.ask("GET", "/asks").data["asks"]
-    found = next((ask for ask in waiting if ask["ask_id"] == ask_id), None)
-    return found or next((ask for ask in _answered(visit) if ask["ask_id"] == ask_id), None)
+    try:
+        ask: Json = visit.ask("GET", f"/asks/{quote(visit.path['ask_id'], safe='')}").data
+    except Refused as refused:
+        if refused.status == 404:
+            return None
+        raise
+    return ask
 
 
 def _answered(visit: Visit) -> list[Json]:

@@ -14,8 +14,6 @@ from services.gateway.pages.words import word
 from services.gateway.pages.words_of_cases import case_code, clock_of, household_words, is_for, who_acts
 from services.gateway.read_model import Json
 
-MOST_PAGES = 5
-"""So many pages of requests are looked through for open ones; the board says when there are more."""
 PAGE_OF_REQUESTS = "100"
 
 
@@ -207,29 +205,27 @@ def call_first(regions: Iterable[Json], country: str) -> list[Json]:
     ]
 
 
-def _open_requests(visit: Visit) -> tuple[list[Json], bool]:
-    """The newest requests, and whether there are more than were looked at."""
+def _open_requests(visit: Visit) -> list[Json]:
+    """All of them: the one that falls off a list is the one that nobody looks at."""
     views: list[Json] = []
-    query = {"limit": PAGE_OF_REQUESTS}
-    for _ in range(MOST_PAGES):
+    query = {"open": "true", "limit": PAGE_OF_REQUESTS}
+    while True:
         answer = visit.ask("GET", "/relocation-requests", query=query)
         views += answer.data["requests"]
         if not answer.next_cursor:
-            return views, False
+            return views
         query["cursor"] = answer.next_cursor
-    return views, True
 
 
 @page("GET", "/board", Role.COORDINATOR)
 def board(visit: Visit) -> Response:
     now = visit.site.gateway.clock()
     country = visit.principal.country
-    views, are_more = _open_requests(visit)
-    lanes = lanes_of(views, country, now)
+    lanes = lanes_of(_open_requests(visit), country, now)
     named = [(lane, gettext(LANE_NAMES[lane]), rows) for lane, rows in lanes.items()]
     alerts: Sequence[Json] = visit.ask("GET", "/alerts").data["set_aside"]
     if request.args.get("wall") == "1":
-        return visit.render("board_wall.html", now=now, lanes=named, has_alerts=bool(alerts), are_more=are_more)
+        return visit.render("board_wall.html", now=now, lanes=named, has_alerts=bool(alerts))
     regions = visit.ask("GET", "/availability").data["regions"]
     # A page that is open already asks for what stands now, and puts it where it was.
     return visit.render(
@@ -239,8 +235,6 @@ def board(visit: Visit) -> Response:
         alerts=alerts,
         capacity=capacity_by_country(regions),
         call_first=call_first(regions, country),
-        are_more=are_more,
-        shown=len(views),
     )
 
 

@@ -23,7 +23,6 @@ _NUMBER = re.compile(r"\A[0-9]{1,3}\Z")
 _REVISION = re.compile(r"\A[0-9]{1,9}\Z")
 _LOCAL_TIME = "%Y-%m-%dT%H:%M"
 _LATE = (Freshness.OVERDUE, Freshness.NOT_REPORTED)
-_HOLDS_NOTHING = (Stage.ARRIVED, Stage.ENDED, Stage.WITHDRAWN, Stage.ERASED)
 
 
 @dataclass(frozen=True)
@@ -284,11 +283,11 @@ def _held_for(visit: Visit) -> Mapping[str, Sequence[Json]]:
     held: dict[str, list[Json]] = defaultdict(list)
     cursor = ""
     while True:
-        query = {"limit": "100"} | ({"cursor": cursor} if cursor else {})
+        query = {"open": "true", "limit": "100"} | ({"cursor": cursor} if cursor else {})
         answer = visit.ask("GET", "/relocation-requests", query=query)
         for case in answer.data["requests"]:
             for ask in case["asks"].values():
-                if ask["state"] in ("open", "accepted") and case["stage"] not in _HOLDS_NOTHING:
+                if ask["state"] in ("open", "accepted") and case["stage"] != Stage.ARRIVED:
                     held[ask["unit_id"]].append(_hold(case, ask))
         if not (cursor := answer.next_cursor):
             break

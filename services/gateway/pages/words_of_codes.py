@@ -289,6 +289,7 @@ _TRAIL: Mapping[str, Table] = {
         "timeline": mark("The timeline of a request"),
         "shortlist": mark("A shortlist"),
         "asks": mark("The asks that wait"),
+        "ask": mark("One ask"),
         "trail": mark("The trail"),
         "stream": mark("The live changes"),
     },

@@ -1,0 +1,3 @@
+-- Of what is open there is little, of what is over more every day; the board asks for what is open.
+CREATE INDEX ix_requests_open ON requests (opened_at, request_id)
+    WHERE (view::jsonb ->> 'stage') NOT IN ('ended', 'refused', 'withdrawn', 'erased');
