@@ -65,6 +65,11 @@ _KEEP_UNIT = sa.text(
     "INSERT INTO units (unit_id, shelter_id, view) VALUES (:unit_id, :shelter_id, :view) "
     "ON CONFLICT (unit_id) DO UPDATE SET view = excluded.view"
 )
+_COUNT = sa.text(
+    "INSERT INTO demand (request_id, quarter, country, region, host, waited, missing) "
+    "VALUES (:request_id, :quarter, :country, :region, :host, :waited, :missing) ON CONFLICT (request_id) "
+    "DO UPDATE SET host = excluded.host, waited = excluded.waited, missing = excluded.missing"
+)
 _ANNOUNCE = sa.text(
     "INSERT INTO changes (kind, subject, revision, parties) VALUES (:kind, :subject, :revision, :parties)"
 )
@@ -167,6 +172,7 @@ class _Run:
         _write(tx, _KEEP_SUBJECT, self.subjects)
         _write(tx, _KEEP_REQUEST, [_request_row(name, shown) for name, shown in requests.items()])
         _write(tx, _KEEP_ASK, [row for name, shown in requests.items() for row in _ask_rows(name, shown)])
+        _write(tx, _COUNT, [row for name, shown in requests.items() for row in _counted_rows(name, shown)])
         for statement, parties in ((_FORGET_PARTY, _no_longer_parties), (_KEEP_PARTY, _new_parties)):
             rows = [
                 {"request_id": name, "party": party} for name, shown in requests.items() for party in parties(shown)
@@ -208,6 +214,13 @@ def _ask_rows(name: str, shown: _Shown) -> list[Json]:
         for ask_id, ask in shown.view["asks"].items()
         if ask != before.get(ask_id)
     ]
+
+
+def _counted_rows(name: str, shown: _Shown) -> list[Json]:
+    assert shown.view is not None
+    counted = shown.view.get("counted")  # none for a view from before requests were counted, until the next rebuild
+    before = shown.stored.get("counted") if shown.stored else None
+    return [{"request_id": name, **counted}] if counted and counted != before else []
 
 
 def _no_longer_parties(shown: _Shown) -> list[str]:

@@ -17,21 +17,21 @@ import msgspec
 import sqlalchemy as sa
 
 from events.log.engines import lift_time_limit
+from services.gateway.demand import Counted
 
 metadata = sa.MetaData()
 
-requests = sa.Table(
 _OVER = "('ended', 'refused', 'withdrawn', 'erased')"
 _IS_OPEN_SQLITE = sa.text(f"json_extract(view, '$.stage') NOT IN {_OVER}")
 _IS_OPEN_POSTGRESQL = sa.text(f"(view::jsonb ->> 'stage') NOT IN {_OVER}")
 
+requests = sa.Table(
     "requests",
     metadata,
     sa.Column("request_id", sa.Text, primary_key=True),
     sa.Column("opened_at", sa.Text, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("view", sa.Text, nullable=False),
-)
     # Of what is open there is little, of what is over more every day.
     sa.Index(
         "ix_requests_open",
@@ -40,6 +40,7 @@ _IS_OPEN_POSTGRESQL = sa.text(f"(view::jsonb ->> 'stage') NOT IN {_OVER}")
         sqlite_where=_IS_OPEN_SQLITE,
         postgresql_where=_IS_OPEN_POSTGRESQL,
     ),
+)
 
 request_parties = sa.Table(
     "request_parties",
@@ -97,7 +98,15 @@ trail_subjects = sa.Table(
     comment="A read of several cases at once belongs to the trail of each of them.",
 )
 
-TABLES = (trail_subjects, requests, request_parties, asks, units, trail)
+demand = sa.Table(
+    "demand",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    *(sa.Column(name, sa.Text, nullable=False) for name in Counted.__struct_fields__),
+    comment="What is counted of each request (services/gateway/demand.py); the gateway may read sums of it alone.",
+)
+
+TABLES = (trail_subjects, requests, request_parties, asks, units, demand, trail)
 
 changes_metadata = sa.MetaData()
 changes = sa.Table(
@@ -143,6 +152,7 @@ class ReadModel:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._on_sqlite = engine.dialect.name == "sqlite"
+        self._is_open = _IS_OPEN_SQLITE if self._on_sqlite else _IS_OPEN_POSTGRESQL
 
     @contextmanager
     def as_known_to(self, parties: Iterable[str]) -> Iterator[sa.Connection]:
@@ -164,7 +174,6 @@ class ReadModel:
             .where(requests.c.request_id == request_id, request_parties.c.party.in_(list(parties)))
             .limit(1)
         )
-        self._is_open = _IS_OPEN_SQLITE if self._on_sqlite else _IS_OPEN_POSTGRESQL
         with self.as_known_to(parties) as connection:
             view = connection.scalar(query)
         return None if view is None else _decode(view)
@@ -190,6 +199,14 @@ class ReadModel:
         with self.as_known_to(parties) as connection:
             return [_decode(view) for view in connection.scalars(query)]
 
+    def request_with_ask(self, ask_id: str, parties: Sequence[str]) -> Json | None:
+        """The view of the request in which this is asked, if one of `parties` may know of it."""
+        asked = sa.select(asks.c.request_id).where(asks.c.ask_id == ask_id)
+        query = sa.select(requests.c.view).where(requests.c.request_id.in_(asked), _known_to(parties))
+        with self.as_known_to(parties) as connection:
+            view = connection.scalar(query)
+        return None if view is None else _decode(view)
+
     def request_of_ask(self, ask_id: str, shelter_id: str) -> str | None:
         query = sa.select(asks.c.request_id).where(asks.c.ask_id == ask_id, asks.c.shelter_id == shelter_id)
         with self.as_known_to([f"shelter:{shelter_id}"]) as connection:
@@ -204,6 +221,22 @@ class ReadModel:
         with self.as_known_to(parties) as connection:
             return [_decode(view) for view in connection.scalars(query)]
 
+    def counted(self, year: int) -> list[tuple[Counted, int]]:
+        """How many requests of a year were counted as what. Not on SQLite, but on PostgreSQL the database adds up: no row of a
+        request can be read."""
+        names = Counted.__struct_fields__
+        if self._on_sqlite:
+            columns = [demand.c[name] for name in names]
+            sums = sa.select(*columns, sa.func.count().label("requests")).group_by(*columns).subquery()
+            query = sa.select(sums)
+        else:
+            query = sa.select(sa.table("demand_sums", *(sa.column(name) for name in (*names, "requests"))))
+        quarter = query.selected_columns["quarter"]
+        query = query.where(quarter >= f"{year}Q1", quarter <= f"{year}Q4")
+        with self._engine.connect() as connection:
+            rows = [dict(row._mapping) for row in connection.execute(query)]
+        return [(msgspec.convert({name: row[name] for name in names}, Counted), int(row["requests"])) for row in rows]
+
     def outcome(self, command_id: str) -> Json | None:
         """The first event another service appended because of the command: its answer. Whoever knows the id may know it."""
         query = (
@@ -211,14 +244,6 @@ class ReadModel:
             .where(trail.c.causation_id == command_id, trail.c.source != "gateway")
             .order_by(*_TRAIL_KEY)
             .limit(1)
-    def request_with_ask(self, ask_id: str, parties: Sequence[str]) -> Json | None:
-        """The view of the request in which this is asked, if one of `parties` may know of it."""
-        asked = sa.select(asks.c.request_id).where(asks.c.ask_id == ask_id)
-        query = sa.select(requests.c.view).where(requests.c.request_id.in_(asked), _known_to(parties))
-        with self.as_known_to(parties) as connection:
-            view = connection.scalar(query)
-        return None if view is None else _decode(view)
-
         )
         with self.as_known_to([f"command:{command_id}"]) as connection:
             row = connection.execute(query).first()

@@ -1,6 +1,7 @@
 """What is shown of a request and of a unit, as a fold over the events of its one stream. Pure; reads no clock."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from events import capacity as c
 from events import placement as p
 from events.envelope import Event
 from events.vocabulary import BlockReason, Freshness, Household, Stage
+from services.gateway.demand import Counted, counted_after, counted_at_opening
 from services.gateway.read_model import Json, moment_key
 
 _SEALED_NAMES = ("callback", "rendezvous", "steps")
@@ -51,9 +53,19 @@ def view_of_request(view: Json | None, event: Event) -> Json | None:
     if view is None:
         return None
     view = {**view, "revision": event.version, "changed_at": moment_key(event.time)}
+    _count(view, event)
     if change := _CHANGES.get(type(data)):
         change(view, data, event)
     return view
+
+
+def _count(view: Json, event: Event) -> None:
+    """Erasing a household takes it out of no figure: the figures of before and after would tell which it was."""
+    if view.get("counted") and view["stage"] != Stage.ERASED:
+        counted = counted_after(
+            msgspec.convert(view["counted"], Counted), event, datetime.fromisoformat(view["opened_at"])
+        )
+        view["counted"] = msgspec.to_builtins(counted)
 
 
 def _opened(event: Event) -> Json:
@@ -82,6 +94,7 @@ def _opened(event: Event) -> Json:
         "journey": None,
         "missed_deadlines": 0,
         "refusal": None,
+        "counted": None,
     }
     if isinstance(data, p.RelocationRequestRefused):
         view.update(stage=Stage.REFUSED, refusal=data.reason)
@@ -90,6 +103,7 @@ def _opened(event: Event) -> Json:
     said.pop("sealed_callback")
     consented = said.pop("consented_countries")
     view.update(said, consents={f"placement/{country}/household": True for country in consented})
+    view["counted"] = msgspec.to_builtins(counted_at_opening(data, event.time))
     return view
 
 

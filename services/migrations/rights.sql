@@ -81,6 +81,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.requests, gateway.request_partie
     gateway.trail_subjects, gateway.changes TO haven_projection;
 GRANT SELECT ON gateway.requests, gateway.request_parties, gateway.asks, gateway.units, gateway.trail,
     gateway.trail_subjects, gateway.changes, gateway.last_change TO haven_gateway;
+-- Of what is counted of each request the gateway has sums alone: a view of the owner's, which adds up every row.
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.demand TO haven_projection;
+GRANT SELECT ON gateway.demand_sums TO haven_gateway;
 GRANT SELECT ON gateway.trail, gateway.trail_subjects TO haven_auditor;
 GRANT EXECUTE ON FUNCTION gateway.parties() TO haven_gateway;
 
@@ -88,7 +91,8 @@ DO $$
 DECLARE
     it text;
 BEGIN
-    FOREACH it IN ARRAY ARRAY['requests', 'request_parties', 'asks', 'units', 'trail', 'trail_subjects', 'changes']
+    FOREACH it IN ARRAY ARRAY['requests', 'request_parties', 'asks', 'units', 'trail', 'trail_subjects', 'changes',
+                              'demand']
     LOOP
         EXECUTE format('ALTER TABLE gateway.%I ENABLE ROW LEVEL SECURITY', it);
         EXECUTE format('ALTER TABLE gateway.%I FORCE ROW LEVEL SECURITY', it); -- or it would not hold for the owner
@@ -135,6 +139,7 @@ CREATE POLICY known ON gateway.changes FOR SELECT TO haven_gateway
 
 CREATE POLICY read ON gateway.trail FOR SELECT TO haven_auditor USING (true);
 CREATE POLICY read ON gateway.trail_subjects FOR SELECT TO haven_auditor USING (true);
+CREATE POLICY counted ON gateway.demand FOR SELECT TO haven_migrator USING (true); -- for the view demand_sums, its own
 CREATE POLICY counted ON gateway.changes FOR SELECT TO haven_migrator USING (true); -- for the view last_change, its own
 
 -- Keys are made and read by the gateway and destroyed by the eraser alone. What is destroyed stays destroyed.
