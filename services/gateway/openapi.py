@@ -14,10 +14,10 @@ from services.gateway.routing import PREFIX, Rule
 
 _PROBLEM = {
     "type": "object",
-    "description": "RFC 9457 problem. `type` is a stable name; `detail` says what to do next.",
+    "description": "RFC 9457 problem. `type` is a stable name that leads to its words; `detail` says what to do next.",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "format": "uri"},
+        "type": {"type": "string", "format": "uri-reference"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
@@ -121,6 +121,7 @@ def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
     roles = ", ".join(rule.roles)
     operation: dict[str, Any] = {
         "operationId": rule.view.__name__,
+        "tags": [rule.path.split("/")[1]],
         "summary": rule.summary,
         "description": f"Roles: {roles}." + (" For a person who has just signed in: see 401." if rule.fresh else ""),
         "security": [{"oauth": [str(rule.scope)]}, {"oauth": [str(rule.scope)], "dpop": []}],

@@ -4,7 +4,7 @@ A problem tells what was wrong and what to do next. It never repeats what was se
 that the reader may not know.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from flask import Response
@@ -13,8 +13,58 @@ from events.capacity import ReportRefusal
 from events.placement import Refusal
 from events.vocabulary import Stage, Step
 
-TYPE_ROOT = "https://haven.invalid/problems/"
-"""`.invalid` (RFC 2606): the type is a name, documented in docs/problems.md, and nobody can be sent there."""
+TYPE_ROOT = "/problems/"
+"""A `type` is a reference with its whole path (RFC 9457, 3.1.1): the same name at every installation, and at each of them it leads
+to the words of the release that said it (services/gateway/pages/docs.py)."""
+
+STATUSES: Mapping[str, str] = {
+    "not-signed-in": "401",
+    "proof-required": "401",
+    "proof-invalid": "401",
+    "sign-in-again": "401",
+    "insufficient-scope": "403",
+    "sign-in-unavailable": "503",
+    "bad-field": "400",
+    "malformed": "400",
+    "not-json": "415",
+    "length-required": "411",
+    "too-large": "413",
+    "idempotency-key-missing": "400",
+    "idempotency-key-used": "422",
+    "if-match-missing": "428",
+    "http-405": "405",
+    "http-*": "400-599",
+    "not-found": "404",
+    "wrong-role": "403",
+    "not-your-country": "403",
+    "not-your-organisation": "403",
+    "erased": "410",
+    "already-opened": "409",
+    "wrong-stage": "409",
+    "not-offered": "409",
+    "override-needs-reason": "409",
+    "referrer-cannot-sign": "403",
+    "same-person": "403",
+    "proposal-changed": "409",
+    "guardian-must-consent": "409",
+    "no-transport-consent": "409",
+    "arrival-due-in-past": "409",
+    "not-the-recipient": "403",
+    "not-entitled": "403",
+    "reason-does-not-fit": "400",
+    "nothing-sealed": "409",
+    "not-decided-yet": "503",
+    "disclosure-expired": "410",
+    "stale-revision": "412",
+    "claimed-beds-typed-away": "409",
+    "already-registered": "409",
+    "profile-does-not-fit": "409",
+    "unknown-country": "409",
+    "not-recorded": "503",
+    "too-many-streams": "503",
+    "unexpected": "500",
+}
+"""Under which HTTP status each problem is said; docs/problems.md has the words."""
 
 
 class Problem(Exception):

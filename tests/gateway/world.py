@@ -23,6 +23,7 @@ from services.config import Settings
 from services.gateway.node_secrets import load_or_create_signing_key
 from services.gateway.oauth_grants import PASSWORD_ACR
 from services.gateway.principals import SCOPES_OF_ROLE
+from services.gateway.problems import STATUSES
 from services.node import Node
 from simulation.inventory import SyntheticUnit
 
@@ -375,7 +376,8 @@ def is_problem(answer: TestResponse, *statuses: int) -> Json:
     assert {"type", "title", "status", "detail"} <= document.keys()
     assert document.keys() <= {"type", "title", "status", "detail", "field", "rule", "stage", "next_steps"}
     assert document["status"] == answer.status_code
-    assert document["type"].startswith("https://haven.invalid/problems/")
+    code = document["type"].removeprefix("/problems/")
+    assert STATUSES.get(code, code.removeprefix("http-")) == str(answer.status_code), document["type"]
     assert document["title"]
     assert document["detail"]
     return document

@@ -22,6 +22,12 @@ OPEN_TO_ALL = {
     "pages.entrance.choose",
     "pages.help.phone_numbers",
     "pages.help.accessibility",
+    "pages.docs.api",
+    "pages.docs.document",
+    "pages.docs.event",
+    "pages.docs.events",
+    "pages.docs.problem",
+    "pages.docs.problems",
 }
 SOMEBODY: dict[Role, Who] = {
     Role.REFERRER: POLICE,

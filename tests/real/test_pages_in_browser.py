@@ -279,3 +279,23 @@ def test_a_board_whose_session_has_ended_does_not_stand_there_as_if_it_lived(
         other.goto("/sessions")
         other.locator("form[action='/sign-out'] button").click()
         board.wait_for_url("**/oauth/authorize**", timeout=30_000)
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs", "/docs/events", "/docs/events/placement.placement.proposed.v1", "/docs/problems"]
+)
+def test_what_a_program_is_told_is_shown_by_us_alone(browser: Any, node: RunningNode, path: str) -> None:
+    with a_page(browser, node) as (page, _):
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 850})
+            page.goto(path, wait_until="networkidle")
+            overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert overflow <= 0, f"{path} at {width} is {overflow} px too wide"
+        shown_by_another = page.locator("#api-docs")  # the accessibility page says what it lacks
+        if shown_by_another.count():
+            page.locator("#operations-erasures-order_erasure").click()
+            page.locator("#operations-erasures-order_erasure .opblock-body").get_by_text("request_id").first.wait_for()
+            assert page.get_by_role("button", name="Try it out").count() == 0
+            assert page.get_by_role("button", name="Authorize").count() == 0
+            shown_by_another.evaluate("it => it.remove()")
+        assert findings(page) == []

@@ -13,6 +13,7 @@ from services.config import BadSetting, Settings
 from services.gateway.identity import PAGES as CLIENT
 from services.gateway.identity import Identity
 from services.gateway.pages import asks, audit, board, entrance, journey, live, places, requests, shortlist, signing
+from services.gateway.pages.docs import docs_pages
 from services.gateway.pages.frame import Page, Site, frame
 from services.gateway.pages.help import help_pages
 from services.gateway.pages.language import gettext, language, speak
@@ -70,7 +71,8 @@ def add_pages(
         asks_again=bool(settings.issuer),
     )
     site = Site(gateway, sessions, login)
-    app.register_blueprint(frame(site, PAGES, open_to_all=(entrance.entrance(site), help_pages(site))))
+    open_to_all = (entrance.entrance(site), help_pages(site), docs_pages(site, settings.layout))
+    app.register_blueprint(frame(site, PAGES, open_to_all=open_to_all))
     speak(app)
     app.jinja_env.globals |= {
         "exit_to": entrance.EXIT_TO,

@@ -163,14 +163,17 @@ _TROUBLE: Mapping[str, Said] = {
     "unexpected": UNEXPECTED,
 }
 
-PROBLEMS: Mapping[str, Said] = {
-    **_SIGNING_IN,
-    **_INPUT,
-    **_WHO_AND_WHAT,
-    **_REQUESTS,
-    **_SEALED,
-    **_CAPACITY,
-    **_TROUBLE,
+GROUPS: Mapping[str, Mapping[str, Said]] = {
+    mark("Signing in"): _SIGNING_IN,
+    mark("Input"): _INPUT,
+    mark("Who and what"): _WHO_AND_WHAT,
+    mark("A request and its rules"): _REQUESTS,
+    mark("Sealed fields"): _SEALED,
+    mark("Beds"): _CAPACITY,
+    mark("Trouble on our side"): _TROUBLE,
 }
+"""By what they are about."""
+
+PROBLEMS: Mapping[str, Said] = {code: said for group in GROUPS.values() for code, said in group.items()}
 """By the name of the problem (docs/problems.md), and three that only a page can say: about a form that is too old, and about a
 sign-in that did not begin here or failed."""
