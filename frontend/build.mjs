@@ -36,10 +36,12 @@ function styles() {
     );
   }
   files.set("favicon.svg", text(here, "favicon.svg"));
+  // The same disc for home screens, drawn once: packing a picture gives other bytes on other machines.
+  for (const name of ["icon-192.png", "icon-512.png", "icon-maskable.png"]) files.set(name, read(here, name));
 }
 
 function scripts() {
-  files.set("haven.js", minified(text(here, "haven.js")));
+  for (const name of ["haven.js", "live.js", "kept.js", "worker.js"]) files.set(name, minified(text(here, name)));
   const govuk = buildSync({
     entryPoints: [join(here, "govuk.js")],
     absWorkingDir: here,
@@ -52,7 +54,7 @@ function scripts() {
   });
   files.set("govuk.js", govuk.outputFiles[0].text);
   // One file: htmx starts as soon as it can, and must not start before the extension that checks nonces is there.
-  const htmx = ["htmx.min.js", "ext/hx-csp.min.js", "ext/hx-sse.min.js"].map((name) => text(packages, "htmx.org/dist", name));
+  const htmx = ["htmx.min.js", "ext/hx-csp.min.js"].map((name) => text(packages, "htmx.org/dist", name));
   files.set("htmx.js", htmx.map((source) => source.replace(/\n?\/\/# sourceMappingURL=.*\s*$/, "") + "\n").join(";\n"));
 }
 
@@ -93,7 +95,7 @@ function notice() {
     },
     "htmx.org": {
       files: "htmx.js",
-      changes: "none; htmx.min.js, hx-csp.min.js and hx-sse.min.js in one file",
+      changes: "none; htmx.min.js and hx-csp.min.js in one file",
       licence: (folder) => `Copyright: Big Sky Software, who the package names as its author\n\n${text(folder, "LICENSE")}`,
     },
     "swagger-ui-dist": {
@@ -123,7 +125,8 @@ function notice() {
   });
   const intro =
     "What this folder holds of others. It is built from frontend/ by `make frontend`; nothing in it is written by hand.\n" +
-    "haven.js, api-docs.js, favicon.svg and the rest of haven.css are Haven's own, under the EUPL-1.2.\n";
+    "haven.js, live.js, kept.js, worker.js, api-docs.js, favicon.svg, icon-*.png and the rest of haven.css are Haven's own, under the\n" +
+    "EUPL-1.2.\n";
   files.set("NOTICE", [intro, ...parts].join("\n"));
 }
 

@@ -1,10 +1,7 @@
 // For pages with a component whose look changes once its script runs. Each of those in `haven.scss` has to be here.
-import { Accordion } from "govuk-frontend/dist/govuk/components/accordion/accordion.mjs";
 import { Checkboxes } from "govuk-frontend/dist/govuk/components/checkboxes/checkboxes.mjs";
 import { NotificationBanner } from "govuk-frontend/dist/govuk/components/notification-banner/notification-banner.mjs";
 import { Radios } from "govuk-frontend/dist/govuk/components/radios/radios.mjs";
-import { ServiceNavigation } from "govuk-frontend/dist/govuk/components/service-navigation/service-navigation.mjs";
-import { Tabs } from "govuk-frontend/dist/govuk/components/tabs/tabs.mjs";
 
 class RadiosAsAriaHasThem extends Radios {
   syncConditionalRevealWithInputState(input) {
@@ -13,8 +10,7 @@ class RadiosAsAriaHasThem extends Radios {
   }
 }
 
-const components = [Accordion, Checkboxes, NotificationBanner, RadiosAsAriaHasThem, ServiceNavigation, Tabs];
-const settings = { "govuk-accordion": { rememberExpanded: false } }; // nothing that somebody looked at stays in the browser
+const components = [Checkboxes, NotificationBanner, RadiosAsAriaHasThem];
 
 const start = () => {
   document.body.classList.add("govuk-frontend-supported");
@@ -22,7 +18,7 @@ const start = () => {
     const name = Component.moduleName;
     for (const element of document.querySelectorAll(`[data-module="${name}"]:not([data-${name}-init])`)) {
       try {
-        new Component(element, settings[name]);
+        new Component(element);
       } catch (error) {
         console.error(error); // one broken component must not take the others with it
       }

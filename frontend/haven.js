@@ -4,12 +4,20 @@
   const root = document.documentElement;
   root.classList.add("js");
 
+  // What may be kept here for when the line is down: static files, and numbers not sent yet, which nobody else can read. The worker
+  // outlives the page; a page that has none says it to the browser itself. The server says it too, if it can be reached.
+  const forget = () => {
+    navigator.serviceWorker?.controller?.postMessage("forget");
+    globalThis.indexedDB?.deleteDatabase("kept");
+  };
+
   // Leaving. The page is emptied first: whoever comes in must not read it while the network is slow. The request that ends the
   // session outlives the page, and `replace` leaves nothing that Back would return to.
   let left = false;
   const leave = (form) => {
     if (left) return;
     left = true;
+    forget();
     const action = form.getAttribute("action"); // form.action would be a field of that name, if there were one
     const away = form.querySelector("[data-exit-to]");
     const body = new URLSearchParams(new FormData(form));
@@ -25,6 +33,7 @@
   };
 
   document.addEventListener("submit", (event) => {
+    if (event.target.matches("form[action='/sign-out']")) forget();
     if (!event.target.matches("form.haven-exit")) return;
     event.preventDefault();
     leave(event.target);
@@ -93,10 +102,27 @@
     field.focus({ preventScroll: true });
   });
 
+  // The worker that shows a page when the line is down, for whoever is signed in. Its address is one of ours and no other.
+  const work = () => {
+    const workers = navigator.serviceWorker;
+    if (!workers || !root.dataset.worker) return;
+    const address = `/worker.${encodeURIComponent(root.lang)}.js`;
+    const policy = globalThis.trustedTypes?.createPolicy("haven", { createScriptURL: () => address });
+    workers.register(policy?.createScriptURL("") ?? address).catch(() => {}); // no worker: no page without a line, and no harm
+  };
+
+  // The page without a line tries again by itself.
+  const tryAgain = () => {
+    addEventListener("online", () => location.reload());
+    setInterval(() => fetch("/healthz", { cache: "no-store" }).then((answer) => answer.ok && location.reload(), () => {}), 15_000);
+  };
+
   const start = () => {
     announce();
     tick();
     setInterval(tick, 1000);
+    if (document.querySelector("[data-offline]")) tryAgain();
+    addEventListener("load", work);
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

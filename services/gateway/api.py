@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import msgspec
 from flask import Blueprint, Flask, Response
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolExhausted
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from events.log.engines import is_database_trouble
@@ -64,9 +62,7 @@ def create_app(gateway: Gateway, issuer: str, ready: Readiness, *others: Bluepri
     app.register_error_handler(TokenError, _token_problem)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(KeyDestroyed, _erased)
-    app.register_error_handler(DBAPIError, _unavailable)
-    app.register_error_handler(PoolExhausted, _unavailable)
-    app.register_error_handler(Exception, _unexpected)
+    app.register_error_handler(Exception, lambda error: failed(error).response())
     app.after_request(_with_security_headers)
     return app
 
@@ -173,20 +169,17 @@ def _erased(_error: KeyDestroyed) -> Response:
     return problems.erased().response()
 
 
-def _unavailable(error: SQLAlchemyError) -> Response:
-    if not is_database_trouble(error):
-        return _unexpected(error)
-    logger.error("database unavailable error=%s", type(getattr(error, "orig", None) or error).__name__)
-    return problems.Problem(
-        503,
-        "not-recorded",
-        "Haven cannot write this down right now, so it was not accepted.",
-        next_action="Repeat it with the same Idempotency-Key; if it is urgent, phone the focal point.",
-        headers={"Retry-After": "2"},
-    ).response()
-
-
-def _unexpected(error: Exception) -> Response:
+def failed(error: Exception) -> problems.Problem:
+    """What went wrong on our side, as it is told outside; the log says more, and nothing of what was sent."""
+    if is_database_trouble(error):
+        logger.error("database unavailable error=%s", type(getattr(error, "orig", None) or error).__name__)
+        return problems.Problem(
+            503,
+            "not-recorded",
+            "Haven cannot write this down right now, so it was not accepted.",
+            next_action="Repeat it with the same Idempotency-Key; if it is urgent, phone the focal point.",
+            headers={"Retry-After": "2"},
+        )
     # The type and the place only: a message might repeat what somebody typed.
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
@@ -198,7 +191,7 @@ def _unexpected(error: Exception) -> Response:
         "unexpected",
         "Something went wrong on our side.",
         next_action="Repeat it with the same Idempotency-Key; if it is urgent, phone the focal point.",
-    ).response()
+    )
 
 
 def _with_security_headers(response: Response) -> Response:

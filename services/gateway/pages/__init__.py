@@ -1,10 +1,7 @@
 """The pages: what people see. A page is a client of the API inside the same process: it can do nothing the API refuses."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 
 from flask import Flask, g, request
 
@@ -18,11 +15,11 @@ from services.gateway.pages.frame import Page, Site, frame
 from services.gateway.pages.help import help_pages
 from services.gateway.pages.language import gettext, language, speak
 from services.gateway.pages.login import Login, LoginFailed, origin_of
+from services.gateway.pages.offline import offline_pages, static_address
+from services.gateway.pages.paper import paper_pages
 from services.gateway.pages.sessions import Sessions
 from services.gateway.pages.words import mark, problem_words, word
 from services.gateway.routing import Gateway
-
-STATIC = Path(__file__).parent.parent / "static"
 
 MENUS: Mapping[Role, tuple[tuple[str, str], ...]] = {
     Role.REFERRER: (("/requests", mark("Cases")),),
@@ -71,7 +68,13 @@ def add_pages(
         asks_again=bool(settings.issuer),
     )
     site = Site(gateway, sessions, login)
-    open_to_all = (entrance.entrance(site), help_pages(site), docs_pages(site, settings.layout))
+    open_to_all = (
+        entrance.entrance(site),
+        help_pages(site),
+        docs_pages(site, settings.layout),
+        offline_pages(),
+        paper_pages(site),
+    )
     app.register_blueprint(frame(site, PAGES, open_to_all=open_to_all))
     speak(app)
     app.jinja_env.globals |= {
@@ -82,8 +85,9 @@ def add_pages(
         "nonce": lambda: g.nonce,
         "clock_now": gateway.clock,
         "problem_words": problem_words,
+        "reference": gateway.reference,
         "speed": settings.exercise_speed,
-        "static": _static,
+        "static": static_address,
         "word": word,
     }
     return site
@@ -92,13 +96,6 @@ def add_pages(
 def _menu() -> list[tuple[str, str]]:
     """The pages of whoever looks, in the order in which they are needed."""
     return [(address, gettext(name)) for address, name in MENUS[g.visit.principal.role]]
-
-
-@cache
-def _static(name: str) -> str:
-    """The address of a file, which changes when the file does: it may be kept for ever."""
-    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
-    return f"/static/{name}?{digest}"
 
 
 def _secret(identity: Identity) -> str:

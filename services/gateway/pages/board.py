@@ -224,12 +224,14 @@ def board(visit: Visit) -> Response:
     lanes = lanes_of(_open_requests(visit), country, now)
     named = [(lane, gettext(LANE_NAMES[lane]), rows) for lane, rows in lanes.items()]
     alerts: Sequence[Json] = visit.ask("GET", "/alerts").data["set_aside"]
-    if request.args.get("wall") == "1":
-        return visit.render("board_wall.html", now=now, lanes=named, has_alerts=bool(alerts))
-    regions = visit.ask("GET", "/availability").data["regions"]
     # A page that is open already asks for what stands now, and puts it where it was.
+    is_part = "HX-Request" in request.headers
+    if request.args.get("wall") == "1":
+        template = "board_wall_standing.html" if is_part else "board_wall.html"
+        return visit.render(template, now=now, lanes=named, has_alerts=bool(alerts))
+    regions = visit.ask("GET", "/availability").data["regions"]
     return visit.render(
-        "board_standing.html" if "HX-Request" in request.headers else "board_lanes.html",
+        "board_standing.html" if is_part else "board_lanes.html",
         now=now,
         lanes=named,
         alerts=alerts,

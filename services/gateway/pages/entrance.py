@@ -43,7 +43,9 @@ def entrance(site: Site) -> Blueprint:
 
     @blueprint.get("/sign-in")
     def sign_in() -> Response:
-        return site.login.begin(own_path(request.args.get("to", "/")))
+        """Where the icon on a home screen leads: who is signed in goes on, and nobody else is told what this is."""
+        to = own_path(request.args.get("to", "/"))
+        return site.login.begin(to) if who_looks(site) is None else see_other(to)
 
     @blueprint.get("/signed-in")
     def signed_in() -> Response:
@@ -89,6 +91,11 @@ def _leave(site: Site, where) -> Response:  # type: ignore[no-untyped-def]
     # No redirect: form-action would keep a form from leading to another site.
     response = make_response(render_template("on_we_go.html", visit=None, notices=[], kept={}, address=address))
     response.delete_cookie(site.cookie, path="/", secure=site.is_secure, httponly=True, samesite="Strict")
+    return _forget(response)
+
+
+def _forget(response: Response) -> Response:
+    """Tells the browser to: its copies of our files, the worker and its shell, and numbers that wait to be sent."""
     response.headers["Clear-Site-Data"] = '"cache", "storage"'
     return response
 
@@ -114,7 +121,7 @@ def end_session(visit: Visit) -> Response:
     person = visit.principal.person
     if visit.text("which") == "all":
         visit.site.sessions.end_all(person)
-        return see_other("/")
+        return _forget(see_other("/"))
     visit.site.sessions.end_one(person, visit.text("which"))
     return visit.go_to("/sessions", gettext("That session has ended."))
 

@@ -13,9 +13,12 @@ import msgspec
 from flask import Blueprint, Response, current_app, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
+from events.log.engines import is_database_trouble
 from events.vocabulary import Role
 from reference import Reference
 from services.gateway import problems
+from services.gateway.api import failed
+from services.gateway.pages.compression import compressed
 from services.gateway.pages.language import Language, chosen_language, moment
 from services.gateway.pages.login import Login, LoginFailed
 from services.gateway.pages.sessions import KeptForm, Session, Sessions, session_id_of
@@ -62,18 +65,21 @@ class Page:
     path: str
     roles: tuple[Role, ...]
     view: "View"
+    in_trouble: "InTrouble | None" = None
+    """What is shown when the database fails and nobody knows any more who is there."""
 
 
 View = Callable[["Visit"], Response]
+InTrouble = Callable[["Site", str, int], Response]
 
 EVERYBODY = tuple(role for role in Role if role is not Role.SYSTEM)
 
 
-def page(method: str, path: str, *roles: Role) -> Callable[[View], Page]:
+def page(method: str, path: str, *roles: Role, in_trouble: InTrouble | None = None) -> Callable[[View], Page]:
     """Declares a page for these roles; for whoever is signed in, if none is named."""
 
     def declare(view: View) -> Page:
-        return Page(method, path, roles or EVERYBODY, view)
+        return Page(method, path, roles or EVERYBODY, view, in_trouble)
 
     return declare
 
@@ -118,6 +124,8 @@ class Visit:
     session: Session
     path: Mapping[str, str] = field(default_factory=dict)
     language: Language = field(default_factory=lambda: chosen_language("", ""))
+    last_change: int = 0
+    """The last one before anything was read for this page: whoever listens from there on misses nothing."""
 
     @property
     def principal(self) -> Principal:
@@ -138,22 +146,32 @@ class Visit:
         sent = dict(headers or {})
         if method == "POST":
             sent["Idempotency-Key"] = key or uuid4().hex
+        response = self._dispatched(method, path, query, body, sent)
+        data = msgspec.json.decode(response.get_data()) if response.get_data() else None
+        next_page = _NEXT_CURSOR.search(response.headers.get("Link", ""))
+        return Answer(response.status_code, data, response.headers.get("ETag", ""), next_page[1] if next_page else "")
+
+    def download(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Response:
+        """A file of the API as it comes, never whole in memory. Raises Refused."""
+        return self._dispatched("GET", path, query, None, headers)
+
+    def _dispatched(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, headers: Mapping[str, str]
+    ) -> Response:
         context = current_app.test_request_context(
             f"{PREFIX}{path}",
             method=method,
             base_url=self.site.url,
             query_string=dict(query or {}),
             json=body,
-            headers=sent,
+            headers=dict(headers),
             environ_overrides={ON_BEHALF_OF: self.principal},
         )
         with context:
             response = current_app.full_dispatch_request()
-        data = msgspec.json.decode(response.get_data()) if response.get_data() else None
         if response.status_code >= 400:
-            raise Refused(response.status_code, data or {})
-        next_page = _NEXT_CURSOR.search(response.headers.get("Link", ""))
-        return Answer(response.status_code, data, response.headers.get("ETag", ""), next_page[1] if next_page else "")
+            raise Refused(response.status_code, msgspec.json.decode(response.get_data() or b"{}"))
+        return response
 
     def time(self) -> str:
         """The time of day, to say when something was saved."""
@@ -207,13 +225,22 @@ def guarded(site: Site, page: Page) -> Callable[..., Response]:
     """The page behind its rule: signed in, in one of its roles, and a form only with its token."""
 
     def open_page(**path: str) -> Response:
+        try:
+            return open_while_all_is_well(**path)
+        except Exception as error:
+            if page.in_trouble is None or not is_database_trouble(error):
+                raise
+            problem = failed(error)
+            return page.in_trouble(site, problem.code, problem.status)
+
+    def open_while_all_is_well(**path: str) -> Response:
         cookie = request.cookies.get(site.cookie, "")
         session = site.sessions.find(cookie) if cookie else None
         if session is None or session.principal is None:
             return _sign_in_first(site)
         if not site.login.may_stay(cookie, session):
             return _sign_in_first(site)
-        visit = Visit(site, cookie, session, path, g.language)
+        visit = Visit(site, cookie, session, path, g.language, site.gateway.read_model.last_change())
         g.visit = visit
         if page.method == "POST":
             require_own_form(site, session)
@@ -230,13 +257,18 @@ def guarded(site: Site, page: Page) -> Callable[..., Response]:
     return open_page
 
 
-def require_own_form(site: Site, session: Session) -> None:
-    """Raises FormTooOld unless the form came from one of our own pages, in this session. All ports of a host share their
-    cookies, so the token alone would not do, and neither would the origin: both."""
+def require_own_page(site: Site) -> None:
+    """Raises FormTooOld if a form was sent from another site."""
     if request.headers.get("Origin", site.url) != site.url:
         raise FormTooOld
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         raise FormTooOld
+
+
+def require_own_form(site: Site, session: Session) -> None:
+    """Raises FormTooOld unless the form came from one of our own pages, in this session. All ports of a host share their
+    cookies, so the token alone would not do, and neither would the origin: both."""
+    require_own_page(site)
     if not hmac.compare_digest(request.form.get("csrf", "").encode(), session.csrf.encode()):
         raise FormTooOld
 
@@ -284,6 +316,7 @@ def frame(site: Site, pages: Iterable[Page], *, open_to_all: Sequence[Blueprint]
     blueprint.register_error_handler(FormTooOld, lambda _old: _plain_problem("form-too-old", 403))
     blueprint.register_error_handler(LoginFailed, lambda failed: _plain_problem(failed.code, failed.status))
     blueprint.register_error_handler(HTTPException, lambda error: _plain_problem("not-found", error.code or 500))
+    blueprint.register_error_handler(Exception, _in_trouble)
     blueprint.app_errorhandler(404)(lambda _error: _nothing_here(site))
     for one in pages:
         blueprint.add_url_rule(one.path, view_func=guarded(site, one), methods=[one.method])
@@ -311,22 +344,33 @@ def _plain_problem(code: str, status: int) -> Response:
     return make_response(render_template("problem.html", visit=g.get("visit"), notices=[], kept={}, code=code), status)
 
 
+def _in_trouble(error: Exception) -> Response:
+    """Words and telephone numbers, whatever failed: a problem document is for programs."""
+    problem = failed(error)
+    g.visit = None  # it might need the very thing that fails
+    response = _plain_problem(problem.code, problem.status)
+    response.headers.update(problem.headers)
+    return response
+
+
 def _harden(site: Site, response: Response) -> Response:
     issuer = urlsplit(site.login.origin)
     response.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'nonce-{g.nonce}' 'strict-dynamic'; style-src 'self'; font-src 'self'; "
-        "img-src 'self'; connect-src 'self'; manifest-src 'self'; "
+        "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
         # The issuer's origin too: browsers apply form-action to where the answer to a form redirects.
         f"form-action 'self' {issuer.scheme}://{issuer.netloc}; "
         "frame-ancestors 'none'; base-uri 'none'; object-src 'none'; "
-        "require-trusted-types-for 'script'; trusted-types htmx"
+        # htmx swaps parts of pages; haven names the address of our worker, and can name no other.
+        "require-trusted-types-for 'script'; trusted-types htmx haven"
     )
     # "no-referrer" would turn the origin of a form into "null", and that header is checked.
     response.headers["Referrer-Policy"] = "same-origin"
     if site.is_secure:
         response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
-    if request.endpoint == "pages.static" and response.status_code == 200:
+    is_static = request.endpoint == "pages.static"
+    if is_static and response.status_code == 200:
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    else:
+    elif "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
-    return response
+    return compressed(response, is_static=is_static)

@@ -15,6 +15,8 @@ from services.gateway.routing import ON_BEHALF_OF, guarded
 def live(visit: Visit) -> Response:
     """Not by `visit.ask`, which reads an answer to its end: this one has none."""
     request.environ[ON_BEHALF_OF] = visit.principal
+    # The first time a page listens, it says in the address what it has seen; a browser can add no header then.
+    request.environ.setdefault("HTTP_LAST_EVENT_ID", request.args.get("after", ""))
     response = guarded(visit.site.gateway, stream.live_stream)()
     if response.mimetype == "text/event-stream":
         response.response = _while_signed_in(visit, iter(response.response))
@@ -28,7 +30,8 @@ def _while_signed_in(visit: Visit, lines: Iterator[Any]) -> Iterator[Any]:
         if not visit.site.sessions.is_open(visit.cookie):
             yield b"event: moved\ndata: {}\n\n"
             return
-        yield line
+        # A comment keeps a line open, and a script never sees it: a page has to know that somebody is still there.
+        yield b"event: beat\ndata: {}\n\n" if line.startswith(b":") else line
 
 
 PAGES: tuple[Page, ...] = (live,)

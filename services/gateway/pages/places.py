@@ -1,5 +1,6 @@
 """Our places: a shelter says in seconds what is free, and sees how old its last word is."""
 
+import base64
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,11 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
 
+import msgspec
 from flask import Response
 
 from events.vocabulary import BlockReason, Freshness, Role, Stage
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import ZONE, gettext
+from services.gateway.pages.login import LoginFailed
+from services.gateway.pages.offline import kept_key
 from services.gateway.pages.requests_forms import SOON, Wrong, new_command, next_command, what_was_wrong
 from services.gateway.pages.words_of_cases import case_code
 from services.gateway.read_model import Json
@@ -128,7 +132,18 @@ def our_places(visit: Visit) -> Response:
 
 @page("POST", "/places", Role.SHELTER)
 def change_places(visit: Visit) -> Response:
-    return _confirm(visit) if visit.text("what") == "confirm" else _report(visit)
+    response = _confirm(visit) if visit.text("what") == "confirm" else _report(visit)
+    return _in_short(visit, response) if visit.text("reply") == "short" else response
+
+
+def _in_short(visit: Visit, response: Response) -> Response:
+    """The same answer for a script (frontend/kept.js) that sends what had to wait for the line: saved, or look at the page. Sent once
+    more as any form, the same values lead to the same page."""
+    if response.status_code >= 500:
+        return response
+    saved = response.status_code == 303
+    said = {"outcome": "saved", "text": visit.session.notices[-1]} if saved else {"outcome": "look"}
+    return Response(msgspec.json.encode(said), content_type="application/json")
 
 
 def _report(visit: Visit) -> Response:
@@ -248,6 +263,8 @@ def _show(
         command=command or new_command(),
         new_command=new_command,
         unit_name=unit_name,
+        kept_key=_kept_key(visit),
+        shown={unit["unit_id"]: unit["revision"] for unit in units},
         reasons=list(BlockReason),
         most=MOST_BEDS,
     )
@@ -268,6 +285,15 @@ def _place(visit: Visit, unit: Json, said: Said | None, held: Sequence[Json], no
         "due": (reported_at + rhythm.ageing).isoformat() if reported_at else "",
         "is_late": unit["freshness"] in _LATE,
     }
+
+
+def _kept_key(visit: Visit) -> str:
+    """What seals the numbers that this person's browser keeps while the line is down; empty if there is none now."""
+    try:
+        secret = visit.site.login.client_secret()
+    except LoginFailed:
+        return ""
+    return base64.urlsafe_b64encode(kept_key(secret, visit.principal.person)).decode()
 
 
 def _undo(units: Sequence[Json], once: Mapping[str, str]) -> Said | None:

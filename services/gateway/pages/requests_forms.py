@@ -35,11 +35,18 @@ class Typed:
 
 def typed(visit: Visit) -> Typed:
     """What the form of this page is filled in with."""
-    kept = visit.session.kept
     if request.method == "POST":
-        sent: Iterable[tuple[str, str]] = request.form.items(multi=True)
-    else:
-        sent = kept.fields if kept is not None and kept.path == request.path else ()
+        return what_was_typed()
+    kept = visit.session.kept
+    return _typed(kept.fields if kept is not None and kept.path == request.path else ())
+
+
+def what_was_typed() -> Typed:
+    """What was just sent, without what is never shown again."""
+    return _typed(request.form.items(multi=True))
+
+
+def _typed(sent: Iterable[tuple[str, str]]) -> Typed:
     fields: dict[str, list[str]] = {}
     for name, value in sent:
         if name not in NEVER_SHOWN_AGAIN | {"csrf"}:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Response
+from flask import Response, make_response, render_template, request
 
 from events.vocabulary import AgeStatus, Need, Role, Urgency
-from services.gateway.pages.frame import Page, Refused, Visit, page
+from reference import Reference
+from services.gateway.pages.frame import Page, Refused, Site, Visit, page, require_own_page
 from services.gateway.pages.language import country_name, gettext, language_name
 from services.gateway.pages.requests_forms import (
     SOON,
@@ -14,8 +15,10 @@ from services.gateway.pages.requests_forms import (
     new_command,
     next_command,
     typed,
+    what_was_typed,
     what_was_wrong,
 )
+from services.gateway.pages.words import problem_words
 from services.gateway.read_model import Json
 
 MOST_SPOKEN = ("en", "fr", "nl", "ar", "es", "ro")
@@ -35,7 +38,28 @@ def new_request(visit: Visit) -> Response:
     return _form(visit, new_command())
 
 
-@page("POST", "/requests/new", Role.REFERRER, Role.COORDINATOR)
+def not_recorded(site: Site, code: str, status: int) -> Response:
+    """The form once more, as it was sent, when the database fails and nobody knows who sent it: it can be sent again as soon as
+    that is over, and whom to phone stands above it. What it says of its session is checked then."""
+    require_own_page(site)
+    said = problem_words(code)
+    sender = {"session": {"csrf": request.form.get("csrf", "")}}
+    page = render_template(
+        "requests_new.html",
+        visit=None,
+        sender=sender,
+        notices=[],
+        kept={},
+        command=request.form.get("command", ""),
+        wrong=[Wrong(said.title), Wrong(said.remedy)],
+        typed=what_was_typed(),
+        is_trouble=True,
+        **_choices(site.reference, request.form.get("danger_country", ""), list(site.reference.countries)),
+    )
+    return make_response(page, status)
+
+
+@page("POST", "/requests/new", Role.REFERRER, Role.COORDINATOR, in_trouble=not_recorded)
 def open_request(visit: Visit) -> Response:
     if wrong := _numbers_that_are_none(visit):
         return _form(visit, new_command(), 400, wrong)
@@ -110,20 +134,21 @@ def _danger_country(visit: Visit) -> str:
 
 
 def _form(visit: Visit, command: str, status: int = 200, wrong: Sequence[Wrong] = ()) -> Response:
+    reference, own = visit.site.reference, visit.principal.country
+    opens_for = [own] if visit.principal.role is Role.COORDINATOR else list(reference.countries)
     return visit.render(
         "requests_new.html",
         status,
+        sender=visit,
         command=command,
         wrong=wrong,
         typed=typed(visit),
-        **_choices(visit),
+        is_trouble=status >= 500,
+        **_choices(reference, own, opens_for),
     )
 
 
-def _choices(visit: Visit) -> dict[str, Any]:
-    reference = visit.site.reference
-    own = visit.principal.country
-    opens_for = [own] if visit.principal.role is Role.COORDINATOR else list(reference.countries)
+def _choices(reference: Reference, own: str, opens_for: Sequence[str]) -> dict[str, Any]:
     return {
         "urgencies": list(Urgency),
         "people": people_labels(),

@@ -1,0 +1,139 @@
+// Pages that live: what moved is heard on a stream of ids, and the page says how far it can be trusted: live, reconnecting, not
+// updated since, paused. Where `#standing` waits for it, it is fetched again; elsewhere the page says that it has changed, and
+// moves nothing under anybody's finger. Without this script a page says when it was made, and has a link to load it again.
+(() => {
+  const START = 5_000; // so long a line may be gone before it is worth a word
+  const SILENCE = 40_000; // two heartbeats and a half
+  const LOST = 30_000;
+  const SPOKEN = 30_000;
+
+  const root = document.documentElement;
+  const loaded = Date.now();
+  const served = Date.parse(root.dataset.now);
+  const serverTime = (at) => served + (at - loaded) * (Number(root.dataset.speed) || 1);
+  const clock = new Intl.DateTimeFormat("en-GB", { timeZone: "Europe/Brussels", hour: "2-digit", minute: "2-digit" });
+
+  const start = () => {
+    const box = document.getElementById("live");
+    if (!box) return;
+    const words = box.dataset;
+    const [state, said, button, changed] = ["state", "said", "pause", "changed"].map((name) => box.querySelector(`[data-live-${name}]`));
+    const shown = new Map(Object.entries(JSON.parse(words.shown || "{}")));
+    const swaps = document.getElementById("standing") !== null;
+
+    let source;
+    let last = words.after;
+    let heard = loaded; // the last proof that nothing was missed
+    let opened = false;
+    let lost = loaded; // since when nothing is heard
+    let tries = 0;
+    let retry;
+    let paused = false;
+    let behind = 0; // since when something has moved that is not shown yet
+    let asked = 0;
+    let spokenAt = 0;
+
+    const refresh = () => {
+      behind ||= Date.now();
+      asked = Date.now();
+      box.dispatchEvent(new CustomEvent("moved"));
+    };
+
+    const moved = (event) => {
+      proof();
+      if (event.lastEventId) last = event.lastEventId;
+      if (swaps) return refresh();
+      const { kind, id, revision } = JSON.parse(event.data);
+      const known = shown.get(id);
+      // Without an id: the session has ended.
+      const concerns = id === undefined || (known === undefined ? words.kinds?.split(" ").includes(kind) : revision > known);
+      if (concerns && changed) changed.hidden = false;
+      tell();
+    };
+
+    const proof = () => {
+      heard = Date.now();
+      lost = 0;
+      tries = 0;
+    };
+
+    const close = () => {
+      clearTimeout(retry);
+      source?.close();
+      opened = false;
+      lost ||= Date.now();
+    };
+
+    const open = () => {
+      close();
+      source = new EventSource(`/live?after=${encodeURIComponent(last)}`);
+      source.addEventListener("open", () => {
+        opened = true;
+        proof();
+        document.dispatchEvent(new CustomEvent("line"));
+        tell();
+      });
+      source.addEventListener("beat", proof);
+      source.addEventListener("moved", moved);
+      source.addEventListener("error", () => {
+        opened = false;
+        lost ||= Date.now();
+        // The browser tries again by itself, unless it was told to stay away: too many streams, or nobody is signed in.
+        if (source.readyState === EventSource.CLOSED) retry = setTimeout(open, Math.min(60_000, 2_000 * 2 ** tries++));
+        tell();
+      });
+    };
+
+    const condition = () => {
+      const now = Date.now();
+      if (paused) return "paused";
+      if (behind && now - behind > LOST / 3) return "stale";
+      if (opened && now - heard < SILENCE) return "live";
+      if (lost && now - lost < START) return "live";
+      return lost && now - lost < LOST ? "again" : "stale";
+    };
+
+    const tell = () => {
+      const now = condition();
+      const at = clock.format(serverTime(behind && !paused ? behind : heard));
+      const text = words[now].replace("{time}", at);
+      if (state.textContent !== text) state.textContent = text;
+      box.dataset.condition = now;
+      const loud = changed && !changed.hidden ? `${text}. ${changed.textContent.trim()}` : text;
+      if (loud !== said.textContent && Date.now() - spokenAt >= SPOKEN) {
+        if (spokenAt || now !== "live") said.textContent = loud;
+        spokenAt = Date.now();
+      }
+    };
+
+    const tick = () => {
+      const now = Date.now();
+      if (!paused && opened && now - heard >= SILENCE) open(); // a line that is there and says nothing
+      if (!paused && behind && now - asked > LOST / 3) refresh();
+      tell();
+    };
+
+    button.addEventListener("click", () => {
+      paused = !paused;
+      button.textContent = paused ? words.goOn : words.pauseIt;
+      if (paused) close();
+      else open();
+      tell();
+    });
+    document.addEventListener("htmx:after:swap", () => {
+      behind = 0;
+      heard = Date.now();
+      tell();
+    });
+    addEventListener("online", () => !paused && open());
+    addEventListener("pagehide", close);
+    addEventListener("pageshow", (event) => event.persisted && !paused && open());
+
+    box.hidden = false;
+    open();
+    tell();
+    setInterval(tick, 1_000);
+  };
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+})();
