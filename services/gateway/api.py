@@ -9,7 +9,15 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from events.log.engines import is_database_trouble
 from events.sealing import KeyDestroyed
-from services.gateway import alert_routes, audit_routes, capacity_routes, problems, request_routes, stream
+from services.gateway import (
+    alert_routes,
+    audit_routes,
+    capacity_routes,
+    demand_routes,
+    problems,
+    request_routes,
+    stream,
+)
 from services.gateway.openapi import document
 from services.gateway.routing import PREFIX, Gateway, answer, blueprint
 from services.gateway.token_errors import (
@@ -27,6 +35,7 @@ logger = logging.getLogger(__name__)
 RULES = (
     *request_routes.RULES,
     *capacity_routes.RULES,
+    *demand_routes.RULES,
     *alert_routes.RULES,
     *audit_routes.RULES,
     *stream.RULES,

@@ -152,18 +152,17 @@ def confirm_capacity(call: Call) -> Response:
     "/availability",
     Scope.READ_AVAILABILITY,
     (Role.COORDINATOR,),
-    "Free beds by country, region and track; only recent reports count as certain",
+    "Free beds by country, region and track; only recent reports count as certain. How many units, and how old their reports",
 )
 def read_availability(call: Call) -> Response:
     rows: dict[tuple[str, str, str], Json] = defaultdict(
-        lambda: {"free_certain": 0, "free_uncertain": 0, "units": 0, "units_not_reported": 0}
+        lambda: {"free_certain": 0, "free_uncertain": 0, "units": 0} | {f"units_{one}": 0 for one in Freshness}
     )
     for unit in call.gateway.read_model.units([AVAILABILITY]):
         row = rows[unit["country"], unit["region"], unit["track"]]
         row["units"] += 1
-        if unit["freshness"] == Freshness.NOT_REPORTED:
-            row["units_not_reported"] += 1
-        else:
+        row[f"units_{unit['freshness']}"] += 1
+        if unit["freshness"] != Freshness.NOT_REPORTED:
             row["free_certain" if unit["freshness"] in _CERTAIN else "free_uncertain"] += unit["free"]
     return answer(
         {

@@ -30,6 +30,7 @@ class Scope(StrEnum):
     READ_CAPACITY = "capacity:read"
     REPORT_CAPACITY = "capacity:report"
     READ_AVAILABILITY = "availability:read"
+    READ_DEMAND = "demand:read"
     REQUEST_DISCLOSURES = "disclosures:request"
     READ_AUDIT = "audit:read"
     ORDER_ERASURES = "erasures:order"
@@ -74,6 +75,7 @@ SCOPES_OF_ROLE: Mapping[Role, frozenset[Scope]] = MappingProxyType(
                 Scope.READ_ASKS,
                 Scope.READ_CAPACITY,
                 Scope.READ_AVAILABILITY,
+                Scope.READ_DEMAND,
                 Scope.REQUEST_DISCLOSURES,
                 Scope.READ_STREAM,
             }
@@ -88,7 +90,7 @@ SCOPES_OF_ROLE: Mapping[Role, frozenset[Scope]] = MappingProxyType(
             }
         ),
         # An auditor sees who did what, and no sealed field: no disclosure, not even by a mistaken token.
-        Role.AUDITOR: frozenset({Scope.READ_AUDIT, Scope.ORDER_ERASURES}),
+        Role.AUDITOR: frozenset({Scope.READ_AUDIT, Scope.READ_DEMAND, Scope.ORDER_ERASURES}),
         # A timer acts inside its own service and never comes in over HTTP.
         Role.SYSTEM: frozenset(),
     }

@@ -60,6 +60,7 @@ ROLES_OF_ROUTE = {
     "PUT /shelters/{shelter_id}/units/{unit_id}/capacity": "shelter",
     "POST /shelters/{shelter_id}/capacity-confirmations": "shelter",
     "GET /availability": "coordinator",
+    "GET /demand": "coordinator auditor",
     "GET /alerts": "coordinator",
     "GET /audit/events": "auditor",
     "POST /erasures": "auditor",

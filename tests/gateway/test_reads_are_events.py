@@ -55,6 +55,8 @@ READS: list[tuple[str, str, str, Who]] = [
     ("/asks/{ask_id}", "ask", "this", RECEIVING),
     ("/audit/events?case={request_id}", "trail", "this", AUDITOR),
     ("/audit/events", "trail", "nobody", AUDITOR),
+    ("/demand", "demand", "nobody", ORIGIN),
+    ("/demand", "demand", "nobody", AUDITOR),
     ("/stream", "stream", "nobody", POLICE),
 ]
 NOT_ABOUT_ANYBODY = {

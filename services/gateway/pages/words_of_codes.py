@@ -292,6 +292,7 @@ _TRAIL: Mapping[str, Table] = {
         "ask": mark("One ask"),
         "trail": mark("The trail"),
         "stream": mark("The live changes"),
+        "demand": mark("The yearly figures"),
     },
 }
 
