@@ -13,6 +13,8 @@ from services.gateway.suppression import THRESHOLD, Cell, NotATree, Partition, h
 
 Counts = dict[Cell, int]
 Tree = tuple[Partition, ...]
+Look = tuple[tuple[Cell, int | None], ...]
+"""Every count as a reader sees it; None: hidden."""
 TOP: Cell = ()
 
 
@@ -43,7 +45,7 @@ def filled_in(counts: Counts, tree: Sequence[Partition]) -> Iterator[Counts]:
         yield from filled_in({**counts, **dict(zip(first.parts, values, strict=True))}, rest)
 
 
-def read_by_a_stranger(counts: Counts, tree: Tree, threshold: int) -> tuple[tuple[Cell, int | None], ...]:
+def read_by_a_stranger(counts: Counts, tree: Tree, threshold: int) -> Look:
     kept_back = hidden(counts, tree, threshold)
     return tuple((cell, None if cell in kept_back else count) for cell, count in counts.items())
 
@@ -63,7 +65,7 @@ SMALL_TREES: dict[str, Tree] = {
 def test_whoever_knows_the_rules_and_reads_everything_cannot_narrow_a_hidden_count(tree: Tree, threshold: int) -> None:
     """All tables with a top up to four times the threshold: those that look the same must differ in every hidden count by as
     many values as the threshold says, or the look tells."""
-    possible: dict[object, dict[Cell, set[int]]] = defaultdict(lambda: defaultdict(set))
+    possible: dict[Look, dict[Cell, set[int]]] = defaultdict(lambda: defaultdict(set))
     for total in range(4 * threshold + 1):
         for counts in filled_in({TOP: total}, tree):
             seen = read_by_a_stranger(counts, tree, threshold)
@@ -153,7 +155,7 @@ def determined(tree: Iterable[Partition], kept_back: frozenset[Cell]) -> set[Cel
             factor = rows[other][column]
             rows[other] = [a - factor * b for a, b in zip(rows[other], rows[done], strict=True)]
         done += 1
-    return {unknown[row.index(1)] for row in rows if sum(map(bool, row)) == 1}
+    return {unknown[row.index(Fraction(1))] for row in rows if sum(map(bool, row)) == 1}
 
 
 def test_the_algebra_finds_what_can_be_found() -> None:
