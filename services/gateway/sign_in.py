@@ -8,12 +8,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import jinja2
 from authlib.integrations.flask_oauth2 import AuthorizationServer
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import InvalidRequestError
-from flask import Response, make_response, render_template_string, request
+from flask import Response, g, make_response, request
 
 from services.gateway.principals import Account
 
@@ -87,33 +90,12 @@ input, button { box-sizing: border-box; width: 100%; min-height: 2.75rem; paddin
 input { border: 2px solid #0b0c0c; }
 button { margin-top: 1.5rem; border: 0; color: #fff; background: #1d4f91; font-weight: 600; }
 input:focus, button:focus { outline: 3px solid #b45f06; outline-offset: 2px; }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 0; padding: 0; list-style: none; }
+nav li { padding: .25rem 0; }
+nav span { font-weight: 600; }
+a { color: #1d4f91; }
+a:focus { outline: 3px solid #b45f06; outline-offset: 2px; }
 .problem { padding: .5rem .75rem; border-left: .375rem solid #b00020; font-weight: 600; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{% if problem %}Error: {% endif %}Sign in - Haven</title>
-<style>{{ style|safe }}</style>
-</head>
-<body>
-<main>
-<h1>Sign in to Haven</h1>
-<p>Demo on this machine. Every person and every shelter in it is synthetic.</p>
-{% if problem %}<p class="problem" role="alert">{{ problem }}</p>{% endif %}
-<form method="post">
-<label for="username">User name</label>
-<input id="username" name="username" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength="80" required>
-<label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" maxlength="128" required>
-<input name="csrf" type="hidden" value="{{ csrf }}">
-<button>Sign in</button>
-</form>
-</main>
-</body>
-</html>
 """
 
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -149,13 +131,13 @@ class SignInPage:
         except OAuth2Error as error:
             return self._refusal(error)
         if not self._is_our_form():
-            return self._page(grant.redirect_uri, "This form is too old. Please sign in again.", 403)
+            return self._page(grant.redirect_uri, "too-old", 403)
         try:
             account = self._sign_in(request.form.get("username", ""), request.form.get("password", ""))
         except SignInRefused:
-            return self._page(grant.redirect_uri, "User name or password is wrong. Please try again.", 403)
+            return self._page(grant.redirect_uri, "wrong", 403)
         except TooManySignIns:
-            return self._page(grant.redirect_uri, "Too many attempts. Wait a minute, then try again.", 429)
+            return self._page(grant.redirect_uri, "too-many", 429)
         response: Response = self._server.create_authorization_response(grant_user=account, grant=grant)
         response.delete_cookie(_SIGN_IN_COOKIE, path=request.path, httponly=True, samesite="Strict")
         return response
@@ -169,7 +151,9 @@ class SignInPage:
 
     def _page(self, redirect_uri: str, problem: str = "", status: int = 200) -> Response:
         browser = request.cookies.get(_SIGN_IN_COOKIE) or secrets.token_urlsafe(32)
-        page = render_template_string(_PAGE, style=_STYLE, problem=problem, csrf=self._csrf(browser))
+        page = _form().render(
+            style=_STYLE, problem=problem, csrf=self._csrf(browser), here=request.full_path, spoken=_speak()
+        )
         response = make_response(page, status)
         client = urlsplit(redirect_uri)
         # The client's origin too: browsers apply form-action to where the answer redirects.
@@ -198,6 +182,25 @@ class SignInPage:
 
     def _csrf(self, browser: str) -> str:
         return hmac.new(self._key, browser.encode() + b"\n" + request.query_string, "sha256").hexdigest()
+
+
+@cache
+def _form() -> jinja2.Template:
+    from services.gateway.pages.language import speak  # noqa: PLC0415 - the pages need this module
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
+    )
+    speak(environment)
+    return environment.get_template("sign_in.html")
+
+
+def _speak() -> str:
+    """Chooses the language that the pages are in too, and says which."""
+    from services.gateway.pages.language import LANGUAGE_COOKIE, chosen_language  # noqa: PLC0415 - as above
+
+    g.language = chosen_language(request.cookies.get(LANGUAGE_COOKIE, ""), request.headers.get("Accept-Language", ""))
+    return str(g.language.code)
 
 
 def plain_answer(status: int, text: str) -> Response:

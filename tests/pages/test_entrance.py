@@ -159,3 +159,24 @@ def test_an_address_that_does_not_exist_has_words_for_people_and_a_document_for_
     for path, accept in (("/nowhere", "application/json"), ("/api/v1/nowhere", "text/html")):
         answer = client.get(path, base_url=url, headers={"Accept": accept})
         assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [("nl", "Wachtwoord"), ("fr", "Mot de passe"), ("de", "Passwort"), ("en", "Password")]
+)
+def test_the_demo_sign_in_speaks_the_language_that_was_chosen_and_can_be_asked_for_another(
+    world: World, code: str, text: str
+) -> None:
+    client, url = world.node.app.test_client(), world.node.settings.url
+    client.set_cookie("haven-language", code, domain="127.0.0.1")
+    form = client.get(client.get("/sign-in", base_url=url).headers["Location"], base_url=url)
+    assert f'<html lang="{code}">' in form.text
+    assert text in words(form)
+    other = "fr" if code != "fr" else "de"
+    chooser = re.search(rf'href="(/language/{other}\?to=[^"]+)"', form.text)
+    assert chooser
+    back = client.get(chooser[1].replace("&amp;", "&"), base_url=url).headers["Location"]
+    assert back.startswith("/oauth/authorize?")
+    again = client.get(back, base_url=url)
+    assert again.status_code == 200
+    assert f'<html lang="{other}">' in again.text

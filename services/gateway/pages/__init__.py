@@ -76,7 +76,7 @@ def add_pages(
         paper_pages(site),
     )
     app.register_blueprint(frame(site, PAGES, open_to_all=open_to_all))
-    speak(app)
+    speak(app.jinja_env)
     app.jinja_env.globals |= {
         "exit_to": entrance.EXIT_TO,
         "here": lambda: request.full_path.rstrip("?"),

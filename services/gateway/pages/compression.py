@@ -21,7 +21,7 @@ def compressed(response: Response, *, is_static: bool) -> Response:
     response.vary.add("Accept-Encoding")
     if not is_static and request.headers.get("Sec-Fetch-Site") not in ("same-origin", "none"):
         return response
-    if "gzip" not in request.accept_encodings or request.method != "GET":
+    if request.method != "GET" or not request.accept_encodings.quality("gzip"):
         return response
     response.direct_passthrough = False
     body = response.get_data()

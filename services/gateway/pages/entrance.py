@@ -4,7 +4,6 @@ from flask import Blueprint, Response, g, make_response, render_template, reques
 
 from events.vocabulary import Role
 from services.gateway.pages.frame import (
-    LANGUAGE_COOKIE,
     FormTooOld,
     Page,
     Site,
@@ -14,7 +13,7 @@ from services.gateway.pages.frame import (
     require_own_form,
     see_other,
 )
-from services.gateway.pages.language import LANGUAGES, gettext
+from services.gateway.pages.language import LANGUAGE_COOKIE, LANGUAGES, gettext
 from services.gateway.pages.sessions import session_id_of
 
 EXIT_TO = "https://www.meteo.be/"

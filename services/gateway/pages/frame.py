@@ -19,7 +19,7 @@ from reference import Reference
 from services.gateway import problems
 from services.gateway.api import failed
 from services.gateway.pages.compression import compressed
-from services.gateway.pages.language import Language, chosen_language, moment
+from services.gateway.pages.language import LANGUAGE_COOKIE, Language, chosen_language, moment
 from services.gateway.pages.login import Login, LoginFailed
 from services.gateway.pages.sessions import KeptForm, Session, Sessions, session_id_of
 from services.gateway.principals import Principal
@@ -27,7 +27,6 @@ from services.gateway.read_model import Json
 from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
 
 LARGEST_FORM = 64 * 1024
-LANGUAGE_COOKIE = "haven-language"
 _NEXT_CURSOR = re.compile(r'[?&]cursor=([\w-]+)[^>]*>; rel="next"')
 _OWN_PATH = re.compile(r"\A/[A-Za-z0-9_./~-]*(\?[A-Za-z0-9_.~=&%+-]*)?\Z")
 

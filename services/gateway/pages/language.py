@@ -13,11 +13,13 @@ from babel.dates import format_datetime, format_timedelta
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.support import NullTranslations, Translations
-from flask import Flask, g, has_request_context
+from flask import g, has_request_context
+from jinja2 import Environment
 
 CATALOGUES = Path(__file__).parent.parent / "locale"
 ZONE = ZoneInfo("Europe/Brussels")
 """All three countries share it."""
+LANGUAGE_COOKIE = "haven-language"
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,8 @@ def language_name(code: str) -> str:
     return str(Locale.parse(language().locale).languages.get(code, code))
 
 
-def speak(app: Flask) -> None:
-    """Gives the templates their words."""
-    environment = app.jinja_env
+def speak(environment: Environment) -> None:
+    """Gives templates their words."""
     environment.add_extension("jinja2.ext.i18n")
     environment.install_gettext_callables(  # type: ignore[attr-defined]
         lambda text: translations(language().code).ugettext(text),
