@@ -1,6 +1,6 @@
 """What differs from country to country, as data: a country joins by rows in these files, never by code.
 
-`countries.json`, `regions.csv`, `neighbours.csv` and `clocks.json` carry with every fact where it comes from, how old that
+`countries.json`, `regions.csv`, `neighbours.csv`, `tiles.csv` and `clocks.json` carry with every fact where it comes from, how old that
 is, and whether anybody checked it. What is not `verified` is for a lawyer to confirm before anyone relies on it.
 """
 
@@ -220,6 +220,15 @@ class Neighbours(Sourced, frozen=True, kw_only=True):
     note: str
 
 
+class Tile(Sourced, frozen=True, kw_only=True):
+    """Where a region is on a map of tiles of one size, which cannot show where anything is."""
+
+    region: RegionCode
+    label: Text
+    column: Annotated[int, msgspec.Meta(ge=0)]
+    row: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class UrgencyClocks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Haven's own decision times for one urgency."""
 
@@ -259,6 +268,8 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     regions: dict[str, Region]
     clocks: Clocks
     adjacent: dict[str, frozenset[str]]
+    tiles: dict[str, Tile]
+    """By region; in reading order."""
 
     def country(self, code: str) -> Country:
         """Raises `UnknownCountry`."""
@@ -293,7 +304,13 @@ def load(folder: Path | None = None) -> Reference:
     regions = _regions(place, countries)
     clocks = _row(_object(place, "clocks.json"), Clocks, "clocks.json", "the whole file")
     _check_clocks(clocks)
-    return Reference(countries=countries, regions=regions, clocks=clocks, adjacent=_adjacent(place, regions))
+    return Reference(
+        countries=countries,
+        regions=regions,
+        clocks=clocks,
+        adjacent=_adjacent(place, regions),
+        tiles=_tiles(place, regions),
+    )
 
 
 def _check_country(code: str, country: Country) -> None:
@@ -355,6 +372,22 @@ def _adjacent(place: Traversable, regions: Mapping[str, Region]) -> dict[str, fr
         adjacent[row.a].add(row.b)
         adjacent[row.b].add(row.a)
     return {code: frozenset(adjacent[code]) for code in regions}
+
+
+def _tiles(place: Traversable, regions: Mapping[str, Region]) -> dict[str, Tile]:
+    tiles: dict[str, Tile] = {}
+    places: set[tuple[int, int]] = set()
+    for where, tile in _table(place, "tiles.csv", Tile):
+        if tile.region not in regions or tile.region in tiles:
+            raise BadReferenceData("tiles.csv", where, "remove it, or correct its region: one tile for each region.")
+        if (tile.row, tile.column) in places:
+            raise BadReferenceData("tiles.csv", where, "move it: an earlier tile is in its place.")
+        places.add((tile.row, tile.column))
+        tiles[tile.region] = tile
+    # A region without a tile would be left out of the map, and nobody would miss it.
+    if missing := sorted(regions.keys() - tiles.keys()):
+        raise BadReferenceData("tiles.csv", "end of file", f"add a tile for {', '.join(missing)}.")
+    return dict(sorted(tiles.items(), key=lambda item: (item[1].row, item[1].column)))
 
 
 def _row(fields: object, row_type: type[_Row], file: str, row: str) -> _Row:

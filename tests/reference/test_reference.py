@@ -262,6 +262,27 @@ def test_the_neighbours_of_a_country_lie_across_its_border() -> None:
     assert DATA.neighbours("NL") == {"BE21", "BE22", "BE23", "BE25", "BE33"}
 
 
+def test_every_region_has_a_tile_and_most_neighbours_have_tiles_that_touch() -> None:
+    assert DATA.tiles.keys() == DATA.regions.keys()
+    assert next(iter(DATA.tiles)) == "NL12"
+    assert list(DATA.tiles)[-1] == "LU00"
+    assert len({tile.label for tile in DATA.tiles.values()}) == len(DATA.tiles)
+    pairs = [(DATA.tiles[a], DATA.tiles[b]) for a, others in DATA.adjacent.items() for b in others]
+    touching = [abs(a.column - b.column) <= 1 and abs(a.row - b.row) <= 1 for a, b in pairs]
+    assert sum(touching) > 0.8 * len(pairs)
+
+
+def test_two_tiles_in_one_place_and_a_region_without_a_tile_are_refused(folder: Path) -> None:
+    rows = (folder / "tiles.csv").read_text("utf-8").splitlines()
+    without = [row for row in rows if not row.startswith("LU00")]
+    (folder / "tiles.csv").write_text("\n".join(without) + "\n", "utf-8")
+    with pytest.raises(BadReferenceData, match="add a tile for LU00"):
+        reference.load(folder)
+    append(folder, "tiles.csv", "LU00,LU,3,0,NUTS,2024,true")
+    with pytest.raises(BadReferenceData, match="an earlier tile is in its place"):
+        reference.load(folder)
+
+
 def test_a_zone_nobody_knows_is_refused_and_never_excludes_nothing() -> None:
     with pytest.raises(UnknownRegion) as refused:
         DATA.neighbours("DEA2")
@@ -298,6 +319,7 @@ def test_a_fourth_country_joins_by_data_alone(folder: Path) -> None:
     change(folder, "countries.json", join)
     append(folder, "regions.csv", "XA00,XA,Examplia,fictional,2026,false")
     append(folder, "neighbours.csv", "LU00,XA00,land,,fictional,2026,false")
+    append(folder, "tiles.csv", "XA00,XA,5,7,fictional,2026,false")
     data = reference.load(folder)
     assert data.country("XA").reflection_end(date(2026, 1, 31)) == date(2026, 2, 28)
     assert data.country("XA").freshness(timedelta(hours=2)) is Freshness.OVERDUE
@@ -324,6 +346,9 @@ def test_the_same_data_loads_the_same_from_a_folder(folder: Path) -> None:
         ("neighbours.csv", "LU00,LU00,land,,NUTS,2024,true", "none is its own neighbour"),
         ("neighbours.csv", "LU00,BE34,land,,NUTS,2024,true", "earlier row has this pair"),
         ("neighbours.csv", "NL32,NL21,ferry,,NUTS,2024,true", "border"),
+        ("tiles.csv", "DEB2,DE-RP,5,5,NUTS,2024,true", "one tile for each region"),
+        ("tiles.csv", "LU00,LU,9,9,NUTS,2024,true", "one tile for each region"),
+        ("tiles.csv", "LU00,LU,-1,9,NUTS,2024,true", "column"),
     ],
 )
 def test_a_bad_table_row_is_named_with_its_remedy(folder: Path, file: str, line: str, remedy: str) -> None:
@@ -387,7 +412,7 @@ def test_a_bad_clock_is_named_with_its_remedy(folder: Path, spoilt: Callable[[An
     assert refused.value.file == "clocks.json"
 
 
-@pytest.mark.parametrize("file", ["countries.json", "regions.csv", "neighbours.csv", "clocks.json"])
+@pytest.mark.parametrize("file", ["countries.json", "regions.csv", "neighbours.csv", "tiles.csv", "clocks.json"])
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(BadReferenceData, match="put it there") as refused:
