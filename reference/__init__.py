@@ -251,6 +251,10 @@ class Clocks(Sourced, frozen=True, kw_only=True):
     escalation_cap_hours: Count
     """Waits between reminders double, never beyond this."""
     stay_review_days: Count
+    ring_again_minutes: Count
+    """Until an urgent ask without an answer rings a second time."""
+    call_after_minutes: Count
+    """Until it is on the focal point's call list."""
     reasons: dict[str, Text]
 
     def of(self, urgency: Urgency) -> UrgencyClocks:

@@ -86,6 +86,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worker(self) -> str:
+    notify_file: str = ""
+    """Whom Haven rings, and where: a path, or the name of a file in HAVEN_SECRETS_DIR; empty: nobody."""
         return self.worker_name or socket.gethostname()
 
     def require_this_machine(self) -> None:

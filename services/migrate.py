@@ -27,6 +27,7 @@ ROLES = (
     "haven_relay",
     "haven_auditor",
     "haven_eraser",
+    "haven_notifier",
 )
 TRIES = 5
 FILES = Path(__file__).parent / "migrations"

@@ -38,9 +38,13 @@ from services.gateway.principals import Account, demo_principals
 from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
 from services.gateway.routing import Gateway
+from services.gateway.ringing import ringing_in
 from services.gateway.token_store import TokenStore
 from services.housekeeping import keep_house
 from services.placement.worker import PlacementWorker
+from services.notifications.addresses import load_organisations
+from services.notifications.notifier import Notifier
+from services.notifications.queue import RingQueue
 from services.seeding import seed
 from simulation.inventory import SyntheticUnit, synthetic_inventory
 
@@ -138,7 +142,6 @@ class Node:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         refuse_when_external(settings.issuer)
         self.settings = settings
-        self.directory = DataDirectory(settings.data_dir)
         reference = load()
         self.clock = clock or clock_of(settings)
         keys = KeyStore(
@@ -169,6 +172,8 @@ class Node:
     def start(self) -> None:
         """Seeds a new data directory and starts the services."""
         for consumer in self.core.consumers:
+        organisations = load_organisations(settings, reference.countries) if settings.notify_file else {}
+        self.directory = DataDirectory(settings.data_dir)
             consumer.retry_parked()
         self.core.seed(self.inventory)
         for thread in self._threads:
@@ -194,6 +199,13 @@ class Node:
         for follower, lag in lags.items():
             if lag > (READY_LAG if self._caught_up_once else 0):
                 reasons[follower.consumer.name] = f"{lag} events behind"
+        self.notifier: Notifier | None = None
+        if settings.notify_file:
+            queue = RingQueue(self.core.gateway_log.engine)
+            self.notifier = Notifier(queue, organisations, reference.clocks, settings.url, self.clock, real_time)
+            self._threads.append(
+                threading.Thread(target=self.notifier.run, args=(self._stop,), name="notifications", daemon=True)
+            )
             if follower.problem:
                 reasons[f"{follower.consumer.name} stopped"] = follower.problem
             if parked := follower.consumer.parked():
@@ -232,3 +244,6 @@ class Node:
 def demo_accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:
     shelters = {unit.profile.shelter_id: unit.profile.country for unit in inventory}
     return demo_principals(sorted(shelters.items()))
+        if self.notifier is not None:
+            reasons |= self.notifier.ready()
+            ringing=ringing_in(self.core.gateway_log.engine, real_time),

@@ -68,6 +68,8 @@ REFERENCE = replace(
         arrival_grace_minutes=60,
         escalation_cap_hours=24,
         stay_review_days=90,
+        ring_again_minutes=10,
+        call_after_minutes=20,
     ),
 )
 RHYTHM = Rhythm(fresh=timedelta(hours=12), ageing=timedelta(hours=24), overdue=timedelta(hours=72))

@@ -38,4 +38,7 @@ ALTER ROLE haven_auditor PASSWORD :'password';
 \set file :secrets '/haven_eraser_password'
 \set password `cat :file`
 ALTER ROLE haven_eraser PASSWORD :'password';
+\set file :secrets '/haven_notifier_password'
+\set password `cat :file`
+ALTER ROLE haven_notifier PASSWORD :'password';
 \unset password

@@ -12,6 +12,7 @@ from events.sealing import KeyDestroyed
 from services.gateway import (
     alert_routes,
     audit_routes,
+    call_list,
     capacity_routes,
     demand_routes,
     problems,
@@ -37,6 +38,7 @@ RULES = (
     *capacity_routes.RULES,
     *demand_routes.RULES,
     *alert_routes.RULES,
+    *call_list.RULES,
     *audit_routes.RULES,
     *stream.RULES,
 )

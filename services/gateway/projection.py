@@ -5,7 +5,7 @@ line of the trail from its event.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import msgspec
 import sqlalchemy as sa
@@ -28,7 +28,10 @@ from services.gateway.read_model import (
     moment_key,
     trail_subjects,
 )
+from services.gateway.ringing import metadata as ringing_metadata
+from services.gateway.ringing import pause_ringing, resume_ringing
 from services.gateway.views import parties_of, plain, view_of_request, view_of_unit
+from services.gateway.waits import Wait, waits_of_request, waits_of_unit
 
 CONSUMER = "gateway.read_model"
 
@@ -65,6 +68,12 @@ _KEEP_UNIT = sa.text(
     "INSERT INTO units (unit_id, shelter_id, view) VALUES (:unit_id, :shelter_id, :view) "
     "ON CONFLICT (unit_id) DO UPDATE SET view = excluded.view"
 )
+_FORGET_WAIT = sa.text("DELETE FROM waits WHERE wait_id = :wait_id")
+_KEEP_WAIT = sa.text(
+    "INSERT INTO waits (wait_id, kind, party, pressing, since, escalates_to) "
+    "VALUES (:wait_id, :kind, :party, :pressing, :since, :escalates_to) "
+    "ON CONFLICT (wait_id) DO UPDATE SET pressing = excluded.pressing, since = excluded.since"
+)
 _COUNT = sa.text(
     "INSERT INTO demand (request_id, quarter, country, region, host, waited, missing) "
     "VALUES (:request_id, :quarter, :country, :region, :host, :waited, :missing) ON CONFLICT (request_id) "
@@ -93,7 +102,7 @@ class Projection:
     def __init__(self, log: EventLog) -> None:
         self.log = log
         self.consumer = Consumer(CONSUMER, log, self.handle)
-        log.create_schema(metadata, changes_metadata)
+        log.create_schema(metadata, changes_metadata, ringing_metadata)
 
     def handle(self, tx: Writing, event: Event) -> None:
         """Folds what `event` says into every row that shows it; written when the transaction ends."""
@@ -108,14 +117,19 @@ class Projection:
 
     def rebuild(self, sources: Mapping[str, EventLog]) -> tuple[str, str]:
         """Drops the read model and builds it again from the logs; returns the digests before and after, which differ only
-        if it had gone wrong. Interrupted, it goes on where it was, as the consumer does after any stop."""
+        if it had gone wrong. Interrupted, it goes on where it was, as the consumer does after any stop.
+
+        Nobody is rung until it is finished: on the way it goes once more through everything that ever waited."""
         before = ReadModel(self.log.engine).digest()
         with self.log.writing() as tx:
             lift_time_limit(tx.connection)
             for table in TABLES:
                 tx.connection.execute(sa.delete(table))
             self.consumer.forget(tx)
+            pause_ringing(tx.connection)
         self.catch_up(sources)
+        with self.log.writing() as tx:
+            resume_ringing(tx.connection)
         return before, ReadModel(self.log.engine).digest()
 
     def catch_up(self, sources: Mapping[str, EventLog]) -> None:
@@ -179,6 +193,8 @@ class _Run:
             ]
             _write(tx, statement, rows)
         _write(tx, _KEEP_UNIT, [_unit_row(name, shown) for name, shown in units.items()])
+        for waits_of, all_shown in ((waits_of_request, requests), (waits_of_unit, units)):
+            _write_waits(tx, [(waits_of(shown.stored), waits_of(shown.view)) for shown in all_shown.values()])
         moved = (("relocation_request", requests), ("unit", units))
         _write(tx, _ANNOUNCE, [_change(kind, *one) for kind, all_shown in moved for one in all_shown.items()])
 
@@ -238,6 +254,16 @@ def _unit_row(name: str, shown: _Shown) -> Json:
         "shelter_id": shown.view["shelter_id"],
         "view": msgspec.json.encode(shown.view).decode(),
     }
+
+
+def _write_waits(tx: Writing, moved: Sequence[tuple[frozenset[Wait], frozenset[Wait]]]) -> None:
+    """What no longer waits goes with the event that ended it: nobody is rung for it any more."""
+    ended = {wait.wait_id for before, _ in moved for wait in before} - {
+        wait.wait_id for _, now in moved for wait in now
+    }
+    begun = sorted((wait for before, now in moved for wait in now - before), key=lambda wait: wait.wait_id)
+    _write(tx, _FORGET_WAIT, [{"wait_id": wait_id} for wait_id in sorted(ended)])
+    _write(tx, _KEEP_WAIT, [{**asdict(wait), "pressing": int(wait.pressing)} for wait in begun])
 
 
 def _change(kind: str, name: str, shown: _Shown) -> Json:

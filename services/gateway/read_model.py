@@ -98,6 +98,18 @@ trail_subjects = sa.Table(
     comment="A read of several cases at once belongs to the trail of each of them.",
 )
 
+waits = sa.Table(
+    "waits",
+    metadata,
+    sa.Column("wait_id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("party", sa.Text, nullable=False),
+    sa.Column("pressing", sa.Integer, nullable=False),
+    sa.Column("since", sa.Text, nullable=False),
+    sa.Column("escalates_to", sa.Text, nullable=False),
+    comment="Who waits for whom (services/gateway/waits.py): all that whoever rings people may read.",
+)
+
 demand = sa.Table(
     "demand",
     metadata,
@@ -106,7 +118,7 @@ demand = sa.Table(
     comment="What is counted of each request (services/gateway/demand.py); the gateway may read sums of it alone.",
 )
 
-TABLES = (trail_subjects, requests, request_parties, asks, units, demand, trail)
+TABLES = (trail_subjects, requests, request_parties, asks, units, waits, demand, trail)
 
 changes_metadata = sa.MetaData()
 changes = sa.Table(

@@ -27,6 +27,7 @@ from services.gateway.intake import LONGEST_WAIT, Accepted, Intake, Intent
 from services.gateway.principals import Principal, Scope
 from services.gateway.read_model import Json, ReadModel
 from services.gateway.tokens import TokenVerifier
+from services.gateway.ringing import AskAboutRinging, Ringing
 
 PREFIX = "/api/v1"
 ON_BEHALF_OF = "haven.principal"
@@ -51,6 +52,8 @@ class Gateway:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def hang_up(self) -> None:
+    ringing: AskAboutRinging = Ringing
+    """Whether people are rung, and whom nothing reached."""
         """Ends every live stream at once, so that a server that is told to stop need not wait for its listeners."""
         self.closing.set()
         for wake in tuple(self.log.listeners):

@@ -82,6 +82,7 @@ def _opened(event: Event) -> Json:
         "owner_country": "",
         "next_steps": [],
         "deadline": None,
+        "step_since": moment,
         "urgency": None,
         "danger_country": event.actor.country,
         "household": {},
@@ -90,6 +91,7 @@ def _opened(event: Event) -> Json:
         "asks": {},
         "proposal": None,
         "signatures": [],
+        "lapsed": None,
         "host_country": None,
         "journey": None,
         "missed_deadlines": 0,
@@ -107,7 +109,7 @@ def _opened(event: Event) -> Json:
     return view
 
 
-def _ask_made(view: Json, data: p.ShelterAsked, _event: Event) -> None:
+def _ask_made(view: Json, data: p.ShelterAsked, event: Event) -> None:
     view["asks"] = {
         **view["asks"],
         data.ask_id: {
@@ -115,6 +117,7 @@ def _ask_made(view: Json, data: p.ShelterAsked, _event: Event) -> None:
             "unit_id": data.unit_id,
             "shelter_id": data.shelter_id,
             "country": data.country,
+            "asked_at": moment_key(event.time),
             "deadline": moment_key(data.deadline),
             "state": "open",
             "decline": None,
@@ -138,6 +141,7 @@ def _ask_now(state: str) -> Callable[[Json, Any, Event], None]:
 def _proposed(view: Json, data: p.PlacementProposed, event: Event) -> None:
     view["proposal"] = {**plain(data.proposal), "hash": data.proposal_hash}
     view["host_country"] = data.proposal.host_country
+    view["lapsed"] = None
     _signed(view, "proposed", event)
 
 
@@ -153,7 +157,9 @@ def _signed(view: Json, what: str, event: Event) -> None:
     view["signatures"] = [*view["signatures"], signature]
 
 
-def _lapsed(view: Json, _data: p.ProposalLapsed, _event: Event) -> None:
+def _lapsed(view: Json, data: p.ProposalLapsed, event: Event) -> None:
+    signed = sorted({signature["country"] for signature in view["signatures"] if signature["stands"]})
+    view["lapsed"] = {"proposal_hash": data.proposal_hash, "at": moment_key(event.time), "signed_by": signed}
     view["proposal"] = view["host_country"] = view["journey"] = None
     view["signatures"] = [{**signature, "stands": False} for signature in view["signatures"]]
 
@@ -165,8 +171,9 @@ def _consent(given: bool) -> Callable[[Json, Any, Event], None]:
     return change
 
 
-def _next_step(view: Json, data: p.NextStepSet, _event: Event) -> None:
+def _next_step(view: Json, data: p.NextStepSet, event: Event) -> None:
     view.update(
+        step_since=moment_key(event.time),
         stage=data.stage,
         owner=data.owner,
         owner_country=data.owner_country,
@@ -176,8 +183,8 @@ def _next_step(view: Json, data: p.NextStepSet, _event: Event) -> None:
     )
 
 
-def _deadline_missed(view: Json, data: p.DeadlineMissed, _event: Event) -> None:
-    view.update(deadline=moment_key(data.next_deadline), missed_deadlines=data.times)
+def _deadline_missed(view: Json, data: p.DeadlineMissed, event: Event) -> None:
+    view.update(step_since=moment_key(event.time), deadline=moment_key(data.next_deadline), missed_deadlines=data.times)
 
 
 def _erased(view: Json, _data: p.HouseholdErased, _event: Event) -> None:

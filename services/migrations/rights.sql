@@ -7,7 +7,7 @@ DECLARE
     it record;
 BEGIN
     FOREACH role IN ARRAY ARRAY['PUBLIC', 'haven_gateway', 'haven_projection', 'haven_placement', 'haven_capacity',
-                                'haven_relay', 'haven_auditor', 'haven_eraser']
+                                'haven_relay', 'haven_auditor', 'haven_eraser', 'haven_notifier']
     LOOP
         EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA gateway, placement, capacity, keys FROM %s', role);
         EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA gateway, placement, capacity, keys FROM %s', role);
@@ -22,12 +22,12 @@ BEGIN
 END
 $$;
 
-GRANT USAGE ON SCHEMA gateway TO haven_gateway, haven_projection, haven_relay, haven_auditor;
+GRANT USAGE ON SCHEMA gateway TO haven_gateway, haven_projection, haven_relay, haven_auditor, haven_notifier;
 GRANT USAGE ON SCHEMA placement TO haven_placement, haven_projection, haven_relay, haven_auditor;
 GRANT USAGE ON SCHEMA capacity TO haven_capacity, haven_projection, haven_relay, haven_auditor;
 GRANT USAGE ON SCHEMA keys TO haven_gateway, haven_eraser;
 
-GRANT SELECT ON gateway.schema_version TO haven_gateway, haven_projection, haven_relay, haven_auditor;
+GRANT SELECT ON gateway.schema_version TO haven_gateway, haven_projection, haven_relay, haven_auditor, haven_notifier;
 GRANT SELECT ON placement.schema_version TO haven_placement, haven_relay, haven_auditor;
 GRANT SELECT ON capacity.schema_version TO haven_capacity, haven_relay, haven_auditor;
 GRANT SELECT ON keys.schema_version TO haven_gateway, haven_eraser;
@@ -68,6 +68,19 @@ CREATE OR REPLACE VIEW gateway.set_aside AS
         UNION ALL SELECT 'capacity', reason, given_up_at FROM capacity.dead_letters
     ) AS letters WHERE given_up_at IS NOT NULL GROUP BY service, reason;
 GRANT SELECT ON gateway.set_aside TO haven_gateway;
+
+-- Whoever rings people has a way out of the building. It learns who waits for whom and never about what: no event, no request,
+-- no unit. The gateway sees whether people are rung and which asks reached nobody, not whom else it is for.
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.waits TO haven_projection;
+GRANT SELECT ON gateway.waits TO haven_notifier;
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.rings TO haven_notifier;
+GRANT SELECT, INSERT, UPDATE (at) ON gateway.ringing TO haven_notifier;
+GRANT SELECT, INSERT, DELETE ON gateway.ringing TO haven_projection; -- pauses it while the read model is not whole
+CREATE OR REPLACE VIEW gateway.unrung AS
+    SELECT r.wait_id FROM gateway.rings r JOIN gateway.waits w ON w.wait_id = r.wait_id
+    WHERE w.kind = 'ask' AND r.number < 3
+    GROUP BY r.wait_id HAVING count(r.sent_at) = 0 AND count(r.failed_at) = count(*);
+GRANT SELECT ON gateway.unrung, gateway.ringing TO haven_gateway;
 
 -- The gateway's intents: a fingerprint of what was sent goes with the household.
 GRANT SELECT, INSERT, DELETE ON gateway.idempotency TO haven_gateway;

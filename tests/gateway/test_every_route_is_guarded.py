@@ -62,6 +62,7 @@ ROLES_OF_ROUTE = {
     "GET /availability": "coordinator",
     "GET /demand": "coordinator auditor",
     "GET /alerts": "coordinator",
+    "GET /call-list": "coordinator",
     "GET /audit/events": "auditor",
     "POST /erasures": "auditor",
     "GET /stream": "referrer coordinator shelter guardian escort",

@@ -16,6 +16,7 @@ import services.capacity.worker
 import services.gateway.intake
 import services.gateway.pages.sessions
 import services.gateway.read_model
+import services.gateway.ringing
 import services.gateway.token_store
 import services.placement.worker
 from deploy.parts import PostgreSQL
@@ -98,6 +99,7 @@ DECLARED = {
         services.gateway.intake.metadata,
         services.gateway.read_model.metadata,
         services.gateway.read_model.changes_metadata,
+        services.gateway.ringing.metadata,
         services.gateway.token_store.metadata,
         services.gateway.pages.sessions.metadata,
     ),

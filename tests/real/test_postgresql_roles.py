@@ -137,6 +137,8 @@ GRANTED: dict[str, dict[str, str]] = {
         "gateway.last_change": "SELECT",
         "gateway.set_aside": "SELECT",
         "gateway.demand_sums": "SELECT",
+        "gateway.unrung": "SELECT",
+        "gateway.ringing": "SELECT",
         "gateway.schema_version": "SELECT",
         "keys.schema_version": "SELECT",
         "keys.data_keys": "SELECT INSERT(created_at,key_id,subject,wrapped,wrapped_by)",
@@ -148,8 +150,9 @@ GRANTED: dict[str, dict[str, str]] = {
         "capacity.events": "SELECT",
         "gateway.idempotency": "SELECT DELETE",
         "gateway.demand": ALL,
+        "gateway.ringing": "SELECT INSERT DELETE",
         "gateway.schema_version": "SELECT",
-        **{f"gateway.{table}": ALL for table in (*READ_MODEL, *CONSUMES)},
+        **{f"gateway.{table}": ALL for table in (*READ_MODEL, *CONSUMES, "waits")},
     },
     "haven_placement": {
         "placement.events": f"SELECT {APPEND}",
@@ -176,6 +179,12 @@ GRANTED: dict[str, dict[str, str]] = {
         "gateway.trail": "SELECT",
         "gateway.trail_subjects": "SELECT",
         **{f"{schema}.{table}": "SELECT" for schema in LOG_SCHEMAS for table in ("events", "schema_version")},
+    },
+    "haven_notifier": {
+        "gateway.schema_version": "SELECT",
+        "gateway.waits": "SELECT",
+        "gateway.rings": ALL,
+        "gateway.ringing": "SELECT INSERT UPDATE(at)",
     },
     "haven_eraser": {
         "keys.schema_version": "SELECT",

@@ -168,6 +168,8 @@ def test_the_clocks_are_our_own_assumption_and_every_one_has_its_reason() -> Non
         "arrival_grace_minutes",
         "escalation_cap_hours",
         "stay_review_days",
+        "ring_again_minutes",
+        "call_after_minutes",
     }
 
 

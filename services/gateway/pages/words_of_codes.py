@@ -288,6 +288,7 @@ _TRAIL: Mapping[str, Table] = {
         "list": mark("The list of requests"),
         "timeline": mark("The timeline of a request"),
         "shortlist": mark("A shortlist"),
+        "call_list": mark("The calls to make"),
         "asks": mark("The asks that wait"),
         "ask": mark("One ask"),
         "trail": mark("The trail"),
