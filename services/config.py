@@ -78,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where /healthz, /readyz and /metrics of a process are, for the operator's network only; 0: nowhere."""
     otlp_endpoint: str = ""
     """Where traces go (OTLP over HTTP); empty: nowhere."""
+    notify_file: str = ""
+    """Whom Haven rings, and where: a path, or the name of a file in HAVEN_SECRETS_DIR; empty: nobody."""
 
     @property
     def url(self) -> str:
@@ -86,8 +88,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worker(self) -> str:
-    notify_file: str = ""
-    """Whom Haven rings, and where: a path, or the name of a file in HAVEN_SECRETS_DIR; empty: nobody."""
         return self.worker_name or socket.gethostname()
 
     def require_this_machine(self) -> None:

@@ -22,8 +22,8 @@ from services.gateway.intake import Intake
 from services.gateway.pages import add_pages
 from services.gateway.pages.sessions import Sessions
 from services.gateway.read_model import ReadModel
-from services.gateway.routing import Gateway
 from services.gateway.ringing import ringing_in
+from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
 from services.housekeeping import keep_house
 from services.migrate import latest
@@ -70,9 +70,9 @@ class GatewayProcess:
             clock=self.clock,
             new_id=lambda: str(uuid4()),
             set_aside=set_aside_on_postgresql(self.log.engine),
+            ringing=ringing_in(self.log.engine, real_time),
         )
         self.app = create_app(self.gateway, settings.url, self.ready, *identity.blueprints)
-            ringing=ringing_in(self.log.engine, real_time),
         self.sessions = Sessions(self.log.engine, real_time)
         add_pages(self.app, self.gateway, identity, self.sessions, settings, real_time)
 

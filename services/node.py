@@ -37,14 +37,14 @@ from services.gateway.pages.sessions import Sessions
 from services.gateway.principals import Account, demo_principals
 from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
-from services.gateway.routing import Gateway
 from services.gateway.ringing import ringing_in
+from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
 from services.housekeeping import keep_house
-from services.placement.worker import PlacementWorker
 from services.notifications.addresses import load_organisations
 from services.notifications.notifier import Notifier
 from services.notifications.queue import RingQueue
+from services.placement.worker import PlacementWorker
 from services.seeding import seed
 from simulation.inventory import SyntheticUnit, synthetic_inventory
 
@@ -143,6 +143,8 @@ class Node:
         refuse_when_external(settings.issuer)
         self.settings = settings
         reference = load()
+        organisations = load_organisations(settings, reference.countries) if settings.notify_file else {}
+        self.directory = DataDirectory(settings.data_dir)
         self.clock = clock or clock_of(settings)
         keys = KeyStore(
             key_store_engine(f"sqlite:///{settings.data_dir / 'keys.sqlite'}"),
@@ -168,12 +170,17 @@ class Node:
         self._threads.append(
             threading.Thread(target=keep_house, args=(chores, self._stop), name="housekeeping", daemon=True)
         )
+        self.notifier: Notifier | None = None
+        if settings.notify_file:
+            queue = RingQueue(self.core.gateway_log.engine)
+            self.notifier = Notifier(queue, organisations, reference.clocks, settings.url, self.clock, real_time)
+            self._threads.append(
+                threading.Thread(target=self.notifier.run, args=(self._stop,), name="notifications", daemon=True)
+            )
 
     def start(self) -> None:
         """Seeds a new data directory and starts the services."""
         for consumer in self.core.consumers:
-        organisations = load_organisations(settings, reference.countries) if settings.notify_file else {}
-        self.directory = DataDirectory(settings.data_dir)
             consumer.retry_parked()
         self.core.seed(self.inventory)
         for thread in self._threads:
@@ -199,17 +206,12 @@ class Node:
         for follower, lag in lags.items():
             if lag > (READY_LAG if self._caught_up_once else 0):
                 reasons[follower.consumer.name] = f"{lag} events behind"
-        self.notifier: Notifier | None = None
-        if settings.notify_file:
-            queue = RingQueue(self.core.gateway_log.engine)
-            self.notifier = Notifier(queue, organisations, reference.clocks, settings.url, self.clock, real_time)
-            self._threads.append(
-                threading.Thread(target=self.notifier.run, args=(self._stop,), name="notifications", daemon=True)
-            )
             if follower.problem:
                 reasons[f"{follower.consumer.name} stopped"] = follower.problem
             if parked := follower.consumer.parked():
                 reasons[f"{follower.consumer.name} parked"] = f"{len(parked)} events wait for an upgrade or a repair"
+        if self.notifier is not None:
+            reasons |= self.notifier.ready()
         dead = [thread.name for thread in self._threads if self._started(thread) and not thread.is_alive()]
         if dead:
             reasons["stopped"] = ", ".join(dead)
@@ -233,6 +235,7 @@ class Node:
             clock=self.clock,
             new_id=lambda: str(uuid4()),
             set_aside=set_aside_in_node(self.core.consumers),
+            ringing=ringing_in(self.core.gateway_log.engine, real_time),
         )
         app = create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
         self.sessions = Sessions(store.engine, real_time)
@@ -244,6 +247,3 @@ class Node:
 def demo_accounts(inventory: Sequence[SyntheticUnit]) -> list[Account]:
     shelters = {unit.profile.shelter_id: unit.profile.country for unit in inventory}
     return demo_principals(sorted(shelters.items()))
-        if self.notifier is not None:
-            reasons |= self.notifier.ready()
-            ringing=ringing_in(self.core.gateway_log.engine, real_time),

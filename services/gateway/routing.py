@@ -26,8 +26,8 @@ from services.gateway.dpop import sent_proof
 from services.gateway.intake import LONGEST_WAIT, Accepted, Intake, Intent
 from services.gateway.principals import Principal, Scope
 from services.gateway.read_model import Json, ReadModel
-from services.gateway.tokens import TokenVerifier
 from services.gateway.ringing import AskAboutRinging, Ringing
+from services.gateway.tokens import TokenVerifier
 
 PREFIX = "/api/v1"
 ON_BEHALF_OF = "haven.principal"
@@ -49,11 +49,11 @@ class Gateway:
     new_id: Callable[[], str]
     set_aside: Callable[[], Sequence[Any]] = tuple
     """What waits for whoever runs Haven (services/gateway/alert_routes.py)."""
+    ringing: AskAboutRinging = Ringing
+    """Whether people are rung, and whom nothing reached."""
     closing: threading.Event = field(default_factory=threading.Event)
 
     def hang_up(self) -> None:
-    ringing: AskAboutRinging = Ringing
-    """Whether people are rung, and whom nothing reached."""
         """Ends every live stream at once, so that a server that is told to stop need not wait for its listeners."""
         self.closing.set()
         for wake in tuple(self.log.listeners):
