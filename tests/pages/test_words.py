@@ -10,6 +10,7 @@ import pytest
 import reference
 from events import capacity, placement, vocabulary
 from events.envelope import CONTRACTS
+from services.gateway.demand import Missing, Waited
 from services.gateway.pages.words import PROBLEMS, TABLES, NoSuchTable, _note_missing, problem_words, word
 from services.placement.domain.request import AskStage
 
@@ -24,6 +25,8 @@ CODE_LISTS: list[type[StrEnum]] = [
     AskStage,
     reference.MovingEffect,
     reference.Power,
+    Missing,
+    Waited,
 ]
 OTHERS = {"EventType", "Region", "Resource", "Signature"}
 SAID_BY_PAGES_ONLY = {"form-too-old", "sign-in-not-begun", "sign-in-failed"}

@@ -9,7 +9,20 @@ from events.vocabulary import Role
 from services.config import BadSetting, Settings
 from services.gateway.identity import PAGES as CLIENT
 from services.gateway.identity import Identity
-from services.gateway.pages import asks, audit, board, entrance, journey, live, places, requests, shortlist, signing
+from services.gateway.pages import (
+    asks,
+    audit,
+    board,
+    demand,
+    entrance,
+    journey,
+    live,
+    places,
+    regions,
+    requests,
+    shortlist,
+    signing,
+)
 from services.gateway.pages.docs import docs_pages
 from services.gateway.pages.frame import Page, Site, frame
 from services.gateway.pages.help import help_pages
@@ -24,10 +37,16 @@ from services.gateway.routing import Gateway
 MENUS: Mapping[Role, tuple[tuple[str, str], ...]] = {
     Role.REFERRER: (("/requests", mark("Cases")),),
     Role.SHELTER: (("/asks", mark("Asks")), ("/places", mark("Our places")), ("/requests", mark("Cases"))),
-    Role.COORDINATOR: (("/board", mark("Board")), ("/asks", mark("Asks")), ("/requests", mark("Cases"))),
+    Role.COORDINATOR: (
+        ("/board", mark("Board")),
+        ("/asks", mark("Asks")),
+        ("/requests", mark("Cases")),
+        ("/regions", mark("Regions")),
+        ("/demand", mark("Figures")),
+    ),
     Role.GUARDIAN: (("/requests", mark("Cases")),),
     Role.ESCORT: (("/requests", mark("Cases")),),
-    Role.AUDITOR: (("/audit", mark("Audit trail")),),
+    Role.AUDITOR: (("/audit", mark("Audit trail")), ("/demand", mark("Figures"))),
 }
 
 PAGES: tuple[Page, ...] = (
@@ -40,6 +59,8 @@ PAGES: tuple[Page, ...] = (
     *journey.PAGES,
     *asks.PAGES,
     *places.PAGES,
+    *regions.PAGES,
+    *demand.PAGES,
     *requests.PAGES,
 )
 """Every page for whoever is signed in."""

@@ -33,6 +33,7 @@ from events.vocabulary import (
     WithdrawalReason,
 )
 from reference import MovingEffect, Power
+from services.gateway.demand import Missing, Waited
 from services.gateway.pages.language import mark
 
 Table = Mapping[str, str]
@@ -312,6 +313,25 @@ _LAW: Mapping[str, Table] = {
     },
 }
 
+_FIGURES: Mapping[str, Table] = {
+    "Missing": {
+        Missing.SAFE_PLACE: mark("A unit outside the danger"),
+        Missing.HOUSEHOLD_ACCEPTED: mark("A unit that takes such a household"),
+        Missing.CONSENT: mark("A country nobody had said no to"),
+        Missing.SUPPORT: mark("A unit that meets every need"),
+        Missing.REPORT: mark("A report of free beds"),
+        Missing.SPACE: mark("Enough free beds in one unit"),
+        Missing.OPENING_HOURS: mark("A unit that was open at that hour"),
+        Missing.YES: mark("A yes from a shelter that was asked"),
+    },
+    "Waited": {
+        Waited.DAY: mark("Less than a day"),
+        Waited.THREE_DAYS: mark("One to three days"),
+        Waited.WEEK: mark("Three to seven days"),
+        Waited.THIRTY_DAYS: mark("Seven to thirty days"),
+    },
+}
+
 _REGIONS: Table = {
     "BE10": mark("Brussels-Capital Region"),
     "BE21": mark("Province of Antwerp"),
@@ -347,6 +367,7 @@ CODES: Mapping[str, Table] = {
     **_BEDS,
     **_TRAIL,
     **_LAW,
+    **_FIGURES,
     "Region": _REGIONS,
 }
 """By the name of the code list (docs/glossary.md); `Region` by the code of the reference data, `Signature` and `Resource` by
