@@ -165,7 +165,7 @@ class RecordConsulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     """A person read something (LED 2016/680 art. 25): durable before the answer leaves."""
 
     resource: str
-    """What was read: `relocation_request`, `shortlist`, `timeline`, `asks`, `list`, `trail`, `stream`."""
+    """What was read: `relocation_request`, `shortlist`, `timeline`, `asks`, `list`, `trail`, `export`, `stream` and the like."""
     subjects: tuple[Identifier, ...] = ()
     purpose: ReadPurpose | None = None
 

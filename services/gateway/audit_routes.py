@@ -14,6 +14,7 @@ from events.sealing import SealContext, Unreadable
 from events.vocabulary import ReadPurpose, Role, Sealed, SealedField, Stage, Verb
 from services.gateway import bodies, problems
 from services.gateway.access import parties
+from services.gateway.audit_export import AT_ONCE, MEDIA_TYPES, Format, written
 from services.gateway.paging import CursorNumber, CursorText, page_size, read_cursor, write_cursor
 from services.gateway.principals import Scope
 from services.gateway.read_model import Json, TrailPosition, TrailQuery, trail_position
@@ -104,36 +105,28 @@ def _open_sealed_field(call: Call, granted: DisclosureGranted) -> Response:
     )
 
 
+_FILTERS = {
+    "case": "request id",
+    "actor": "person id",
+    "organisation": "organisation id",
+    "verb": " | ".join(Verb),
+    "since": "RFC 3339 instant, included",
+    "until": "RFC 3339 instant, excluded",
+}
+_PURPOSE = {"Haven-Purpose": " | ".join(ReadPurpose)}
+
+
 @rule(
     "GET",
     "/audit/events",
     Scope.READ_AUDIT,
     (Role.AUDITOR,),
     "The whole trail of all services, in order: every step and every read",
-    query={
-        "case": "request id",
-        "actor": "person id",
-        "organisation": "organisation id",
-        "verb": " | ".join(Verb),
-        "since": "RFC 3339 instant, included",
-        "until": "RFC 3339 instant, excluded",
-        "limit": "1 to 100, default 50",
-        "cursor": "from the Link header of the page before",
-    },
-    headers={"Haven-Purpose": " | ".join(ReadPurpose)},
+    query=_FILTERS | {"limit": "1 to 100, default 50", "cursor": "from the Link header of the page before"},
+    headers=_PURPOSE,
 )
 def read_trail(call: Call) -> Response:
-    purpose = _purpose()
-    query = TrailQuery(
-        case_id=call.query_id("case"),
-        person=call.query_id("actor"),
-        organisation=call.query_id("organisation"),
-        verb=_verb(call),
-        since=_instant(call, "since"),
-        until=_instant(call, "until"),
-    )
-    if query.since and query.until and query.until <= query.since:
-        raise problems.bad_field("until", "after since")
+    purpose, query = _purpose(), _filters(call)
     limit = page_size(call)
     after: TrailPosition | None = read_cursor(call, tuple[CursorText, CursorNumber, CursorText, CursorNumber])
     entries = call.gateway.read_model.trail(query, after, limit + 1, parties(call.principal))
@@ -145,9 +138,57 @@ def read_trail(call: Call) -> Response:
     return answer({"events": page}, 200, **headers)
 
 
+@rule(
+    "GET",
+    "/audit/export",
+    Scope.READ_AUDIT,
+    (Role.AUDITOR,),
+    "The same as one file, every page of it, up to this moment. That it was made is written down before its first byte",
+    query=_FILTERS | {"format": " | ".join(Format)},
+    headers=_PURPOSE,
+    gives=tuple(MEDIA_TYPES.values()),
+)
+def export_trail(call: Call) -> Response:
+    purpose, query, form = _purpose(), _filters(call), _format(call)
+    now = call.gateway.clock()
+    # Up to now: what others do meanwhile would make a file without an end, and its own entry is not what was asked for.
+    query = msgspec.structs.replace(query, until=min(query.until or now, now))
+    model, known_as = call.gateway.read_model, parties(call.principal)
+
+    def read(after: TrailPosition | None) -> list[Json]:
+        return model.trail(query, after, AT_ONCE, known_as)
+
+    # A database that does not answer is a problem now; once the file has begun it can only break off.
+    first = read(None)
+    call.gateway.note_read(call.principal, "export", [query.case_id] if query.case_id else (), purpose)
+    response = Response(written(form, first, read), content_type=MEDIA_TYPES[form])
+    response.headers["Content-Disposition"] = f'attachment; filename="haven-trail-{now:%Y%m%dT%H%M%SZ}.{form}"'
+    return response
+
+
+def _filters(call: Call) -> TrailQuery:
+    query = TrailQuery(
+        case_id=call.query_id("case"),
+        person=call.query_id("actor"),
+        organisation=call.query_id("organisation"),
+        verb=_verb(call),
+        since=_instant(call, "since"),
+        until=_instant(call, "until"),
+    )
+    if query.since and query.until and query.until <= query.since:
+        raise problems.bad_field("until", "after since")
+    return query
+
+
+def _format(call: Call) -> Format:
+    try:
+        return Format(call.query("format") or "")
+    except ValueError:
+        raise problems.bad_field("format", "one of " + ", ".join(Format)) from None
+
+
 def _next_page(call: Call, last: Json, limit: int) -> str:
-    names = ("case", "actor", "organisation", "verb", "since", "until")
-    kept = {name: value for name in names if (value := call.query(name)) is not None}
+    kept = {name: value for name in _FILTERS if (value := call.query(name)) is not None}
     query = urlencode({"limit": limit, **kept, "cursor": write_cursor(list(trail_position(last)))})
     return f"{PREFIX}/audit/events?{query}"
 
@@ -202,4 +243,4 @@ def order_erasure(call: Call) -> Response:
     return answer({"request_id": request_id, "status": "erased"}, Location=location)
 
 
-RULES = (disclose, read_trail, order_erasure)
+RULES = (disclose, read_trail, export_trail, order_erasure)

@@ -10,7 +10,7 @@ import msgspec
 from services.gateway.bodies import Body
 from services.gateway.jws import ALGORITHMS
 from services.gateway.principals import Scope
-from services.gateway.routing import PREFIX, Rule
+from services.gateway.routing import JSON, PREFIX, Rule
 
 _PROBLEM = {
     "type": "object",
@@ -128,7 +128,7 @@ def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
         "parameters": parameters,
         "responses": {
             **({"201": _json("The request as opened")} if rule.view.__name__ == "open_relocation_request" else {}),
-            "200": _stream() if rule.path == "/stream" else _json("As asked"),
+            "200": _json("As asked") if rule.gives == (JSON,) else _text(rule.gives),
             **({"202": _json("Received and kept; not decided yet")} if rule.waits else {}),
             **({"401": _sign_in_again(rule.fresh)} if rule.fresh else {}),
             "4XX": _problem("Refused; nothing was changed"),
@@ -136,16 +136,19 @@ def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
         },
     }
     if rule.body:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": bodies[rule.body]}}}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": bodies[rule.body]}}}
     return operation
 
 
 def _json(what: str) -> dict[str, Any]:
-    return {"description": what, "content": {"application/json": {"schema": {"type": "object"}}}}
+    return {"description": what, "content": {JSON: {"schema": {"type": "object"}}}}
 
 
-def _stream() -> dict[str, Any]:
-    return {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+def _text(media_types: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "description": "As asked, line by line",
+        "content": {media_type: {"schema": {"type": "string"}} for media_type in media_types},
+    }
 
 
 def _sign_in_again(within: timedelta) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from services.gateway.ringing import AskAboutRinging, Ringing
 from services.gateway.tokens import TokenVerifier
 
 PREFIX = "/api/v1"
+JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
 ON_BEHALF_OF = "haven.principal"
 """Where a page inside this process says who asks (services/gateway/pages/frame.py). No request from outside can set it: a header
 becomes HTTP_..., and a header of that name another key."""
@@ -144,6 +146,8 @@ class Rule:
     headers: Mapping[str, str] = field(default_factory=dict)
     waits: bool = False
     fresh: timedelta | None = None
+    gives: tuple[str, ...] = (JSON,)
+    """Media types of a good answer."""
 
 
 def rule(
@@ -158,6 +162,7 @@ def rule(
     headers: Mapping[str, str] | None = None,
     waits: bool = False,
     fresh: timedelta | None = None,
+    gives: tuple[str, ...] = (JSON,),
 ) -> Callable[[View], Rule]:
     """Declares a route. `waits`: takes `Prefer: wait=N` and may answer with the outcome instead of 202. `fresh`: for a person
     who signed in within this time, in a way that may sign (RFC 9470)."""
@@ -175,6 +180,7 @@ def rule(
             headers=headers or {},
             waits=waits,
             fresh=fresh,
+            gives=gives,
         )
 
     return declare
@@ -250,7 +256,7 @@ def _wait() -> float:
 
 def answer(document: Any, status: int = 200, **headers: str) -> Response:
     """A JSON answer that nobody may cache."""
-    response = Response(msgspec.json.encode(document), status, content_type="application/json")
+    response = Response(msgspec.json.encode(document), status, content_type=JSON)
     for name, value in headers.items():
         response.headers[name.replace("_", "-")] = value
     return response

@@ -14,7 +14,7 @@ from services.gateway import problems
 from services.gateway.access import parties
 from services.gateway.principals import Principal, Scope
 from services.gateway.read_model import Json
-from services.gateway.routing import Call, Gateway, rule
+from services.gateway.routing import EVENT_STREAM, Call, Gateway, rule
 
 HEARTBEAT_SECONDS = 15.0
 LONGEST_STREAM_SECONDS = 240.0
@@ -31,6 +31,7 @@ _open_streams = threading.BoundedSemaphore(MOST_STREAMS)
     Scope.READ_STREAM,
     (Role.REFERRER, Role.COORDINATOR, Role.SHELTER, Role.GUARDIAN, Role.ESCORT),
     "Ids of requests and units that moved, as they move (text/event-stream)",
+    gives=(EVENT_STREAM,),
     headers={"Last-Event-ID": "resume after this one; nothing in between is lost"},
 )
 def live_stream(call: Call) -> Response:
@@ -48,7 +49,7 @@ def live_stream(call: Call) -> Response:
         moved, listeners = threading.Event(), call.gateway.log.listeners
         listeners.append(moved.set)
         leaving.callback(listeners.remove, moved.set)
-        response = Response(_lines(call.gateway, call.principal, _start(call), moved), content_type="text/event-stream")
+        response = Response(_lines(call.gateway, call.principal, _start(call), moved), content_type=EVENT_STREAM)
         response.call_on_close(leaving.pop_all().close)
     return response
 

@@ -64,6 +64,7 @@ ROLES_OF_ROUTE = {
     "GET /alerts": "coordinator",
     "GET /call-list": "coordinator",
     "GET /audit/events": "auditor",
+    "GET /audit/export": "auditor",
     "POST /erasures": "auditor",
     "GET /stream": "referrer coordinator shelter guardian escort",
 }

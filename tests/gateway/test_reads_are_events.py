@@ -56,6 +56,8 @@ READS: list[tuple[str, str, str, Who]] = [
     ("/call-list", "call_list", "read_everything", HOST),
     ("/audit/events?case={request_id}", "trail", "this", AUDITOR),
     ("/audit/events", "trail", "nobody", AUDITOR),
+    ("/audit/export?format=jsonl&case={request_id}", "export", "this", AUDITOR),
+    ("/audit/export?format=csv", "export", "nobody", AUDITOR),
     ("/demand", "demand", "nobody", ORIGIN),
     ("/demand", "demand", "nobody", AUDITOR),
     ("/stream", "stream", "nobody", POLICE),

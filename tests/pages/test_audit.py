@@ -1,10 +1,16 @@
 """The auditor's page, and the pages that are open to everybody."""
 
 import re
+from html import unescape
 
 import pytest
 
-from tests.gateway.world import AUDITOR, POLICE, World
+from events.gateway import RecordConsulted
+from events.vocabulary import Stage
+from services.gateway.audit_export import MEDIA_TYPES, Format
+from services.gateway.pages.language import translations
+from services.gateway.pages.words import TABLES
+from tests.gateway.world import AUDITOR, ORIGIN, POLICE, RECEIVING, RENDEZVOUS, World
 from tests.pages.reader import Reader, words
 
 
@@ -48,6 +54,99 @@ def test_a_long_trail_goes_on_with_the_next_page(world: World, auditor: Reader) 
     onward = auditor.get(link[1].replace("&amp;", "&"))
     assert onward.status_code == 200
     assert words(onward) != words(page)
+
+
+def test_a_disclosure_says_who_was_told_what_and_why_and_never_the_thing_itself(world: World, auditor: Reader) -> None:
+    request_id = world.bring_to(Stage.CONFIRMED)
+    world.done(world.disclose(ORIGIN, request_id, "rendezvous", "prepare_handover"))
+    asked = {"purpose": "lawfulness_check", "case": request_id, "verb": "disclosure"}
+    page = auditor.get("/audit", query_string=asked)
+    said = words(page)
+    assert f"Who was told {ORIGIN.person}" in said
+    assert "What Where the household is handed over" in said
+    assert "Why To prepare the hand-over" in said
+    assert f"Who was told shelter {RECEIVING.organisation}" in said
+    assert "Why To say whether it can take them in" in said
+    assert RENDEZVOUS not in page.get_data(as_text=True)
+    assert "Only what somebody was told" not in said
+    everything = words(auditor.get("/audit", query_string=asked | {"verb": ""}))
+    assert "Only what somebody was told" in everything
+
+
+def test_a_sentence_goes_on_with_the_reason_in_the_readers_language(world: World) -> None:
+    request_id = world.open()
+    world.done(world.withdraw(request_id))
+    for language in ("nl", "fr", "de", "en"):
+        reader = Reader(world, AUDITOR, language)
+        reason = translations(language).ugettext(TABLES["WithdrawalReason"]["danger_passed"])
+        page = reader.get("/audit", query_string={"purpose": "lawfulness_check", "case": request_id, "paper": "yes"})
+        assert reason in unescape(page.get_data(as_text=True))
+
+
+def test_one_press_leads_from_an_entry_to_its_case_its_person_and_its_organisation(
+    world: World, auditor: Reader
+) -> None:
+    request_id = world.open()
+    page = auditor.get("/audit", query_string={"purpose": "lawfulness_check", "actor": POLICE.person, "day": ""})
+    for name, value in (("case", request_id), ("organisation", POLICE.organisation)):
+        link = re.search(rf'href="(/audit\?[^"]*{name}={re.escape(value)}[^"]*)"', page.get_data(as_text=True))
+        assert link, name
+        narrowed = auditor.get(unescape(link[1]))
+        assert narrowed.status_code == 200
+        assert "purpose=lawfulness_check" in link[1]
+
+
+def test_the_link_of_a_case_leads_an_auditor_to_its_trail(world: World, auditor: Reader) -> None:
+    request_id = world.open()
+    before = world.log.head()
+    form = auditor.follow(auditor.get(f"/requests/{request_id}"))
+    assert f'value="{request_id}"' in form.get_data(as_text=True)
+    assert world.log.head() == before, "nothing is read before a purpose is chosen"
+
+
+@pytest.mark.parametrize("form", Format)
+def test_what_is_shown_is_taken_along_as_a_file(world: World, auditor: Reader, form: Format) -> None:
+    request_id = world.bring_to(Stage.ARRIVED)
+    world.later(seconds=1)
+    asked = {"purpose": "criminal_proceedings", "case": request_id}
+    html = auditor.get("/audit", query_string=asked).get_data(as_text=True)
+    link = re.search(rf'href="(/audit/export\?[^"]*format={form})"', html)
+    assert link
+    head = world.log.head()
+    answer = auditor.get(unescape(link[1]))
+    assert answer.status_code == 200
+    assert answer.mimetype == MEDIA_TYPES[form].partition(";")[0]
+    assert answer.headers["Content-Disposition"].startswith("attachment; ")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.get_data(as_text=True).count("placement.relocation_request.opened.v1") == 1
+    (noted,) = [event.data for event in world.appended_since(head)]
+    assert isinstance(noted, RecordConsulted)
+    assert (noted.resource, noted.purpose) == ("export", "criminal_proceedings")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"purpose": ""}, {"purpose": "curiosity"}, {"format": "xlsx"}, {"day": "yesterday"}, {"day": "9999-12-31"}],
+)
+def test_a_file_that_cannot_be_made_is_a_page_that_says_so(
+    world: World, auditor: Reader, query: dict[str, str]
+) -> None:
+    head = world.log.head()
+    answer = auditor.get("/audit/export", query_string={"purpose": "lawfulness_check", "format": "csv"} | query)
+    assert answer.status_code == 400
+    assert "One field is not filled in as it should be" in words(answer)
+    assert world.log.head() == head
+
+
+def test_paper_holds_more_and_says_what_was_asked(world: World, auditor: Reader) -> None:
+    asked = {"purpose": "lawfulness_check", "organisation": POLICE.organisation}
+    screen, paper = (auditor.get("/audit", query_string=asked | more) for more in ({}, {"paper": "yes"}))
+    assert len(screen.data) < 30_000
+    shown = [page.get_data(as_text=True).count("haven-timeline__item") for page in (screen, paper)]
+    assert shown[0] == 15 < shown[1]
+    said = words(paper)
+    assert f"Organisation {POLICE.organisation} Printed" in said
+    assert AUDITOR.person in said
 
 
 def test_nobody_else_reads_the_trail(world: World) -> None:

@@ -1,7 +1,10 @@
-"""The auditor's page: who did, saw and opened what, when and why. To read it one says for which purpose, and that is written down."""
+"""The auditor's page: who did, saw and opened what, when and why. To read it one says for which purpose, and that is written down;
+taking it along as a file is written down as well."""
 
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Response, request
 
@@ -9,49 +12,117 @@ from events.vocabulary import ReadPurpose, Role, Verb
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import ZONE, gettext, moment
 from services.gateway.pages.words import word
+from services.gateway.pages.words_of_entries import facts_of, told_by
 from services.gateway.read_model import Json
 
-SHOWN = 50
+SHOWN = 15
+ON_PAPER = 100
+"""Entries on one page; as many as the API gives at once where nothing is to be pressed or unfolded."""
 FILTERS = ("case", "actor", "organisation", "verb")
+ASKED = (*FILTERS, "day", "purpose")
+
+
+class NoSuchDay(ValueError):
+    """What was typed is no day of the calendar."""
 
 
 @page("GET", "/audit", Role.AUDITOR)
 def trail(visit: Visit) -> Response:
     """The trail of a case, a person or a day; nothing before a purpose is chosen, for the reading itself is an entry."""
-    asked = {name: request.args.get(name, "").strip() for name in (*FILTERS, "day", "purpose", "cursor")}
-    shown: dict[str, Any] = {"asked": asked, "purposes": list(ReadPurpose), "verbs": list(Verb)}
+    asked = _asked()
+    shown: dict[str, Any] = {
+        "asked": asked,
+        "purposes": list(ReadPurpose),
+        "verbs": list(Verb),
+        "address": lambda path="/audit", **changes: _address(path, asked | changes),
+    }
     if not asked["purpose"]:
         return visit.render("audit_trail.html", entries=None, next_page="", **shown)
-    query = {name: asked[name] for name in (*FILTERS, "cursor") if asked[name]} | {"limit": str(SHOWN)}
-    if asked["day"]:
-        day = _day(asked["day"])
-        if day is None:
-            problem = {"field": "day", "text": gettext("Write the day as year, month and day, as in 2026-11-26.")}
-            return visit.render("audit_trail.html", 400, entries=None, next_page="", problem=problem, **shown)
-        query |= {"since": _begins(day), "until": _begins(day + timedelta(days=1))}
+    try:
+        query = _query(asked)
+    except NoSuchDay:
+        return _no_such_day(visit, shown)
+    is_paper = "paper" in request.args
+    query["limit"] = str(ON_PAPER if is_paper else SHOWN)
+    if cursor := request.args.get("cursor", ""):
+        query["cursor"] = cursor
     answer = visit.ask("GET", "/audit/events", query=query, headers={"Haven-Purpose": asked["purpose"]})
     entries = [_entry(entry) for entry in answer.data["events"]]
-    return visit.render("audit_trail.html", entries=entries, next_page=answer.next_cursor, **shown)
+    return visit.render(
+        "audit_trail.html",
+        entries=entries,
+        is_paper=is_paper,
+        next_page=answer.next_cursor,
+        filters=_filters_in_words(asked),
+        now=moment(visit.site.gateway.clock(), "medium"),
+        **shown,
+    )
 
 
-def _day(text: str) -> date | None:
+@page("GET", "/audit/export", Role.AUDITOR)
+def export(visit: Visit) -> Response:
+    """Everything that fits, as one file."""
+    asked = _asked()
     try:
-        return date.fromisoformat(text)
-    except ValueError:
-        return None
+        query = _query(asked) | {"format": request.args.get("format", "")}
+    except NoSuchDay:
+        return visit.render("problem.html", 400, code="bad-field")
+    return visit.download("/audit/export", query, {"Haven-Purpose": asked["purpose"]})
+
+
+def _asked() -> dict[str, str]:
+    return {name: request.args.get(name, "").strip() for name in ASKED}
+
+
+def _query(asked: Mapping[str, str]) -> dict[str, str]:
+    """What the API is asked. Raises NoSuchDay."""
+    query = {name: asked[name] for name in FILTERS if asked[name]}
+    if not asked["day"]:
+        return query
+    try:
+        day = date.fromisoformat(asked["day"])
+        return query | {"since": _begins(day), "until": _begins(day + timedelta(days=1))}
+    except (ValueError, OverflowError):
+        raise NoSuchDay from None
 
 
 def _begins(day: date) -> str:
     return datetime.combine(day, time(), ZONE).isoformat()
 
 
+def _no_such_day(visit: Visit, shown: Json) -> Response:
+    problem = {"field": "day", "text": gettext("Write the day as year, month and day, as in 2026-11-26.")}
+    return visit.render("audit_trail.html", 400, entries=None, next_page="", problem=problem, **shown)
+
+
+def _address(path: str, asked: Mapping[str, str]) -> str:
+    """The same question again, changed in one thing: the next page, one person, a file."""
+    return f"{path}?{urlencode({name: value for name, value in asked.items() if value})}"
+
+
+def _filters_in_words(asked: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What was asked for, for whoever reads it on paper."""
+    named = (
+        (gettext("Purpose of reading"), asked["purpose"] and word("ReadPurpose", asked["purpose"])),
+        (gettext("Case"), asked["case"]),
+        (gettext("Person"), asked["actor"]),
+        (gettext("Organisation"), asked["organisation"]),
+        (gettext("What was done with data"), asked["verb"] and word("Verb", asked["verb"])),
+        (gettext("Day"), asked["day"]),
+    )
+    return [(name, value) for name, value in named if value]
+
+
 def _entry(entry: Json) -> Json:
-    """One line of the trail: a sentence, who it was, and what the event says beside that."""
+    """One line of the trail: what happened in words, who it was, who learned something by it, and how it is recorded."""
     actor = entry["actor"]
+    told = told_by(entry)
     return {
         "at": moment(entry["time"], "medium"),
         "moment": entry["time"],
         "sentence": word("EventType", entry["type"]),
+        "facts": [] if told else facts_of(entry),
+        "told": told,
         "verb": word("Verb", entry["verb"]),
         "case": entry["case_id"] or "",
         "person": actor["person"],
@@ -63,4 +134,4 @@ def _entry(entry: Json) -> Json:
     }
 
 
-PAGES: tuple[Page, ...] = (trail,)
+PAGES: tuple[Page, ...] = (trail, export)

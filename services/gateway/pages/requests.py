@@ -1,23 +1,23 @@
 """The cases somebody may know: the list, one case, and what happened to it."""
 
-from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from babel.dates import format_date
 from flask import Response, request
 
 from events import gateway as g
-from events import placement as p
 from events.envelope import wire_name
 from events.vocabulary import Role, Stage, Step
 from services.gateway.pages import requests_disclosures, requests_opening, requests_steps
-from services.gateway.pages.frame import Page, Visit, page
-from services.gateway.pages.language import country_name, gettext, language, moment
+from services.gateway.pages.frame import Page, Visit, page, see_other
+from services.gateway.pages.language import country_name, gettext, language
 from services.gateway.pages.requests_acts import OVER, Act, Standing
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
 from services.gateway.pages.words_of_cases import case_code, household_words
+from services.gateway.pages.words_of_entries import facts_of
 from services.gateway.read_model import Json
 
 FOLLOW = (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN, Role.ESCORT, Role.SHELTER)
@@ -25,35 +25,7 @@ READ_TIMELINE = (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN)
 AT_ONCE = "20"
 """Cases on one page of the list."""
 
-_REASONS: Mapping[str, str] = {
-    wire_name(contract): table
-    for contract, table in (
-        (g.WithdrawRequest, "WithdrawalReason"),
-        (g.EndPlacement, "EndingReason"),
-        (g.RequestDisclosure, "DisclosureReason"),
-        (g.FieldDisclosed, "DisclosureReason"),
-        (p.RelocationRequestRefused, "OpeningRefusal"),
-        (p.AskDeclined, "DeclineReason"),
-        (p.CountersignatureRefused, "SignatureRefusal"),
-        (p.ProposalLapsed, "ProposalLapse"),
-        (p.PlacementEnded, "EndingReason"),
-        (p.RequestWithdrawn, "WithdrawalReason"),
-        (p.DisclosureGranted, "DisclosureReason"),
-        (p.CommandRefused, "Refusal"),
-    )
-}
-"""What the reason in an event is a code of."""
-
 _READS = frozenset({wire_name(g.RecordConsulted), wire_name(g.FieldDisclosed)})
-_DETAILS = (
-    ("resource", "Resource"),
-    ("stage", "Stage"),
-    ("step", "Step"),
-    ("scope", "ConsentScope"),
-    ("by", "ConsentBy"),
-    ("field", "SealedField"),
-    ("outcome", "ArrivalOutcome"),
-)
 
 
 def owner_words(view: Json) -> str:
@@ -85,8 +57,11 @@ def requests(visit: Visit) -> Response:
     )
 
 
-@page("GET", "/requests/<request_id>", *FOLLOW)
+@page("GET", "/requests/<request_id>", *FOLLOW, Role.AUDITOR)
 def case(visit: Visit) -> Response:
+    if visit.principal.role is Role.AUDITOR:
+        # What an auditor may see of a case is its trail: the link of a colleague leads there.
+        return see_other(f"/audit?{urlencode({'case': visit.path['request_id']})}")
     view = read_request(visit)
     standing = Standing(view, visit.principal)
     steps = [(step, standing.page_of(Step(step)), _waits_for(view, step)) for step in view["next_steps"]]
@@ -174,24 +149,15 @@ def timeline(visit: Visit) -> Response:
 
 
 def _sentence(entry: Json) -> Json:
-    """One event in words: what, by whom, and the details that are codes."""
+    """One event in words: what, by whom, and its facts."""
     actor = entry.get("actor", entry)
-    detail = entry["detail"]
-    said = [word(table, detail[name]) for name, table in _DETAILS if isinstance(detail.get(name), str)]
-    if isinstance(detail.get("country"), str):
-        said.append(country_name(detail["country"]))
-    table = _REASONS.get(entry["type"])
-    if table and isinstance(detail.get("reason"), str):
-        said.append(word(table, detail["reason"]))
-    if isinstance(detail.get("deadline"), str):
-        said.append(gettext("until %(moment)s", moment=moment(detail["deadline"])))
     by = word("Role", actor["role"])
     return {
         "time": entry["time"],
         "is_read": entry["type"] in _READS,
         "what": word("EventType", entry["type"]),
         "by": f"{by}, {country_name(actor['country'])}" if actor["country"] else by,
-        "said": said,
+        "said": facts_of(entry),
     }
 
 

@@ -293,6 +293,7 @@ _TRAIL: Mapping[str, Table] = {
         "asks": mark("The asks that wait"),
         "ask": mark("One ask"),
         "trail": mark("The trail"),
+        "export": mark("The trail, as a file"),
         "stream": mark("The live changes"),
         "demand": mark("The yearly figures"),
     },
