@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.gateway.pages.sessions import Session
+from services.gateway.pages.sessions import IDLE, KeptForm, Session
 from services.gateway.principals import Principal
-from tests.gateway.world import HOST, POLICE, World
+from tests.gateway.world import CALLBACK, HOST, POLICE, World
 from tests.pages.reader import CSRF, Reader, words
 
 
@@ -112,6 +112,55 @@ def test_the_issuer_is_asked_from_time_to_time_if_somebody_may_still_be_here(
     sent_to_issuer = "/oauth/authorize?" in answer.headers.get("Location", "")
     assert sent_to_issuer is asked
     assert "max_age" not in answer.headers.get("Location", "")
+
+
+@pytest.fixture
+def locked(police: Reader, world: World, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """Somebody who left a form open for too long."""
+    later = datetime.now(UTC) + IDLE + timedelta(seconds=5)
+    monkeypatch.setattr(world.node.sessions, "_now", lambda: later)
+    return police
+
+
+def kept_by(reader: Reader) -> KeptForm | None:
+    """What waits for whoever comes back from the issuer."""
+    cookie = reader.client.get_cookie("haven-signing-in", domain="127.0.0.1")
+    assert cookie is not None
+    waiting = reader.world.node.sessions.find(cookie.value)
+    assert waiting is not None
+    return waiting.kept
+
+
+def test_a_form_from_a_locked_session_waits_for_the_same_person(locked: Reader, world: World) -> None:
+    heads = world.heads()
+    sent = locked.send("/requests/new", women="2", needs="wheelchair", callback=CALLBACK, command="c")
+    assert sent.status_code == 303
+    assert "/oauth/authorize?" in sent.headers["Location"]
+    kept = kept_by(locked)
+    assert kept is not None
+    assert (kept.path, kept.person) == ("/requests/new", POLICE.person)
+    assert set(kept.fields) == {("women", "2"), ("needs", "wheelchair"), ("command", "c")}, "and nothing that is sealed"
+    assert world.heads() == heads
+
+
+def test_a_forged_form_from_a_locked_session_is_refused(locked: Reader) -> None:
+    assert locked.send("/requests/new", csrf="another", women="2").status_code == 403
+
+
+def test_a_form_that_is_no_page_of_its_own_is_not_kept(locked: Reader) -> None:
+    assert locked.send("/sessions/end", which="all").status_code == 303
+    assert kept_by(locked) is None
+
+
+def test_what_came_back_is_said_above_the_form(police: Reader, world: World) -> None:
+    session = world.node.sessions.find(police.cookie)
+    assert session is not None
+    session.kept = KeptForm(path="/requests/new", fields=(("women", "2"),), person=POLICE.person)
+    world.node.sessions.keep(police.cookie, session)
+    page = police.get("/requests/new")
+    assert "nothing was sent yet" in words(page)
+    assert 'id="women" name="women" type="text" inputmode="numeric" maxlength="2" autocomplete="off" value="2"' in page.text
+    assert "nothing was sent yet" not in words(police.get("/requests"))
 
 
 def test_the_language_is_chosen_once_and_an_address_never_leads_elsewhere(police: Reader) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from events.log.engines import sqlite_engine
-from services.gateway.pages.sessions import IDLE, LONGEST, Session, Sessions, session_id_of
+from services.gateway.pages.sessions import IDLE, LOCKED_FOR, LONGEST, Session, Sessions, session_id_of
 from services.gateway.principals import Principal
 from tests.gateway.world import HOST, POLICE, World
 
@@ -77,6 +77,30 @@ def test_a_page_that_nobody_touches_is_locked(
     cookie = sessions.begin(Session(csrf="c", principal=police))
     clock.now += passes
     assert (sessions.find(cookie) is not None) is is_there
+
+
+def test_a_locked_session_says_for_an_hour_whose_it_was_and_an_ended_one_says_nothing(
+    sessions: Sessions, clock: Clock, police: Principal
+) -> None:
+    cookie, ended = (sessions.begin(Session(csrf="c", principal=police)) for _ in range(2))
+    sessions.end(ended)
+    clock.now += IDLE + LOCKED_FOR - timedelta(seconds=1)
+    sessions.forget_ended()
+    assert sessions.find(cookie) is None
+    assert sessions.of(police.person) == []
+    locked = sessions.locked(cookie)
+    assert locked is not None
+    assert locked.principal == police
+    assert sessions.locked(ended) is None
+    clock.now += timedelta(seconds=1)
+    assert sessions.locked(cookie) is None
+    sessions.forget_ended()
+    clock.now -= LOCKED_FOR
+    assert sessions.locked(cookie) is not None, "to the second"
+    clock.now += LOCKED_FOR + timedelta(seconds=1)
+    sessions.forget_ended()
+    clock.now -= LOCKED_FOR
+    assert sessions.locked(cookie) is None
 
 
 def test_whoever_goes_on_working_stays_signed_in_until_the_duty_is_over(

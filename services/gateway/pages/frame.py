@@ -27,6 +27,8 @@ from services.gateway.read_model import Json
 from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
 
 LARGEST_FORM = 64 * 1024
+SEALED_ONCE_SENT = frozenset({"callback", "rendezvous", "steps"})
+"""Fields that no page shows again, not even to whoever typed them: so they are not kept either."""
 _NEXT_CURSOR = re.compile(r'[?&]cursor=([\w-]+)[^>]*>; rel="next"')
 _OWN_PATH = re.compile(r"\A/[A-Za-z0-9_./~-]*(\?[A-Za-z0-9_.~=&%+-]*)?\Z")
 
@@ -190,7 +192,10 @@ class Visit:
             self.site.sessions.keep(self.cookie, self.session)
         before = self.session.kept
         kept = dict(before.fields) if before and before.path == request.path else {}
-        return make_response(render_template(template, visit=self, notices=notices, kept=kept, **context), status)
+        came_back = bool(kept) and request.method == "GET"
+        return make_response(
+            render_template(template, visit=self, notices=notices, kept=kept, came_back=came_back, **context), status
+        )
 
     def take_once(self) -> dict[str, str]:
         """What the page before left for this view of this page alone."""
@@ -275,9 +280,15 @@ def require_own_form(site: Site, session: Session) -> None:
 def _sign_in_first(site: Site) -> Response:
     if "HX-Request" in request.headers:
         return _load_whole_page()
-    # What was being sent is lost here on purpose: without a session nobody can say whose it is.
-    wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
-    return site.login.begin(own_path(wanted))
+    if request.method == "GET":
+        return site.login.begin(own_path(request.full_path.rstrip("?")))
+    cookie = request.cookies.get(site.cookie, "")
+    locked = site.sessions.locked(cookie) if cookie else None
+    if locked is None or locked.principal is None:
+        return site.login.begin("/")  # nobody can say any more whose it is
+    require_own_form(site, locked)
+    wanted, kept = _what_was_sent(locked.principal)
+    return site.login.begin(wanted, kept=kept, replaces=session_id_of(cookie))
 
 
 def _load_whole_page() -> Response:
@@ -295,14 +306,23 @@ def _sign_in_again(visit: Visit, *, fresh: bool) -> Response:
     """By way of the issuer and back to the same page, with what was being sent."""
     if "HX-Request" in request.headers:
         return _load_whole_page()
-    kept = None
-    wanted = request.full_path.rstrip("?")
+    wanted, kept = own_path(request.full_path.rstrip("?")), None
     if request.method == "POST":
-        fields = tuple((name, value) for name, value in request.form.items(multi=True) if name != "csrf")
-        wanted = own_path(request.form.get("page", request.path))
-        kept = KeptForm(path=urlsplit(wanted).path, fields=fields, person=visit.principal.person)
-    replaced = session_id_of(visit.cookie)
-    return visit.site.login.begin(own_path(wanted), fresh=fresh, kept=kept, replaces=replaced)
+        wanted, kept = _what_was_sent(visit.principal)
+    return visit.site.login.begin(wanted, fresh=fresh, kept=kept, replaces=session_id_of(visit.cookie))
+
+
+def _what_was_sent(principal: Principal) -> tuple[str, KeptForm | None]:
+    """The page a form belongs to, and what was filled in; the first page, where a form has none of its own."""
+    wanted = own_path(request.form.get("page", request.path))
+    path = urlsplit(wanted).path
+    try:
+        current_app.create_url_adapter(request).match(path, method="GET")  # type: ignore[union-attr]
+    except HTTPException:
+        return "/", None
+    unwanted = SEALED_ONCE_SENT | {"csrf"}
+    fields = tuple((name, value) for name, value in request.form.items(multi=True) if name not in unwanted)
+    return wanted, KeptForm(path=path, fields=fields, person=principal.person)
 
 
 def frame(site: Site, pages: Iterable[Page], *, open_to_all: Sequence[Blueprint] = ()) -> Blueprint:

@@ -7,14 +7,12 @@ from uuid import uuid4
 
 from flask import request
 
-from services.gateway.pages.frame import Refused, Visit
+from services.gateway.pages.frame import SEALED_ONCE_SENT, Refused, Visit
 from services.gateway.pages.language import gettext
 from services.gateway.pages.words import problem_words, word
 
 SOON = {"Prefer": "wait=2"}
 """A form waits this many seconds for what becomes of it; then it was received, and is not decided yet."""
-NEVER_SHOWN_AGAIN = frozenset({"callback", "steps"})
-"""What is sealed once it is sent goes into no page, not even back to whoever typed it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def what_was_typed() -> Typed:
 def _typed(sent: Iterable[tuple[str, str]]) -> Typed:
     fields: dict[str, list[str]] = {}
     for name, value in sent:
-        if name not in NEVER_SHOWN_AGAIN | {"csrf"}:
+        if name not in SEALED_ONCE_SENT | {"csrf"}:
             fields.setdefault(name, []).append(value)
     return Typed(fields)
 

@@ -25,6 +25,8 @@ from services.gateway.principals import Principal
 
 IDLE = timedelta(minutes=15)
 """A page that nobody touches is locked after this long: a phone is put down, a screen is left."""
+LOCKED_FOR = timedelta(hours=1)
+"""So long after it was locked a session still says whose the form is that comes from it, and opens nothing."""
 LONGEST = timedelta(hours=10)
 """One duty. Then a person signs in again, whatever they did meanwhile."""
 SIGNING_IN = timedelta(minutes=10)
@@ -133,6 +135,13 @@ class Sessions:
             self._change(session_id, seen_at=now)
         return session
 
+    def locked(self, cookie: str) -> Session | None:
+        """The session of a cookie that nobody touched for too long, or that has come to its end. It opens nothing: it only says
+        whose the form is that was sent from it. None if somebody ended it, or after `LOCKED_FOR`."""
+        since = self._seconds() - int(LOCKED_FOR.total_seconds())
+        row = self._row(session_id_of(cookie), at=since)
+        return _open(cookie, row.sealed) if row is not None else None
+
     def keep(self, cookie: str, session: Session) -> None:
         """Remembers what has changed in a session that is still there."""
         self._change(session_id_of(cookie), sealed=_seal(cookie, session), seen_at=self._seconds())
@@ -166,11 +175,11 @@ class Sessions:
 
     def forget_ended(self) -> None:
         """Drops what nobody can use any more; for the housekeeping of every process."""
-        now = self._seconds()
-        self._delete((page_sessions.c.ends_at < now) | (page_sessions.c.seen_at < now - IDLE.total_seconds()))
+        then = self._seconds() - int(LOCKED_FOR.total_seconds())
+        self._delete((page_sessions.c.ends_at < then) | (page_sessions.c.seen_at < then - IDLE.total_seconds()))
 
-    def _row(self, session_id: str) -> Any:
-        now = self._seconds()
+    def _row(self, session_id: str, at: int | None = None) -> Any:
+        now = self._seconds() if at is None else at
         lasts = (page_sessions.c.ends_at > now) & (page_sessions.c.seen_at > now - IDLE.total_seconds())
         query = sa.select(page_sessions).where(page_sessions.c.session_id == session_id, lasts)
         with self._engine.connect() as connection:
