@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from bench.held import OPENED
 from bench.row import Row, percentile
-from deploy.stack import Stack
+from deploy.stack import UNLIMITED, Stack
 from events.log.hints import log_channel
 from events.vocabulary import Group, Track, UnitProfile
 from reference import load
@@ -55,7 +55,8 @@ def rows_as_measured() -> Iterator[Row]:
     # Not below a folder of this user alone: under root PostgreSQL runs as somebody else.
     folder = tempfile.mkdtemp(prefix="haven-bench-")
     try:
-        with Stack(folder, secure=False, counts={"placement": 1, "capacity": 1}, inventory=_many_beds()) as stack:
+        counts = {"placement": 1, "capacity": 1}
+        with Stack(folder, secure=False, counts=counts, inventory=_many_beds(), more=UNLIMITED) as stack:
             for part in (_raw_append, _held_at_rates, _throughput, _history):
                 yield from part(stack)
     finally:

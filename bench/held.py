@@ -36,7 +36,7 @@ def measure() -> list[Row]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        node = Node(Settings(data_dir=Path(folder), port=port))
+        node = Node(Settings(data_dir=Path(folder), port=port, requests_per_minute=0, beds_at_once=0))
         # Enough free beds that every request finds one: the latency of a hold is measured, not that of an unmet need.
         node.inventory = tuple(
             replace(unit, beds=100, free=100, blocked=0, blocked_because=None)

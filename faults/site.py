@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from deploy.process import Command, PartFailed
-from deploy.stack import HavenProcess, Stack
+from deploy.stack import UNLIMITED, HavenProcess, Stack
 from events.kafka.history import Place
 from faults.load import Client, Journal, Load, NoAnswer
 from faults.wrapped import CrashFile
@@ -97,7 +97,7 @@ class Site:
         rate: float,
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        more = {"HAVEN_EXERCISE_SPEED": str(SPEED), "HAVEN_DPOP": "offered"}
+        more = {"HAVEN_EXERCISE_SPEED": str(SPEED), "HAVEN_DPOP": "offered", **UNLIMITED}
         self.stack = BreakableStack(folder, secure=False, counts=counts, more=more)
         self.rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self.seed = seed

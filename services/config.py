@@ -60,6 +60,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Authentication contexts (`acr`) that may sign a placement, separated by spaces; empty: any."""
     dpop: str = "machines"
     """Whose tokens must be bound to a key (RFC 9449): those of `machines`, `all`, or nobody's (`offered`)."""
+    requests_per_minute: int = 600
+    """How many requests of the API one person may make in a minute; 0: any number."""
+    beds_at_once: int = 120
+    """For how many beds one organisation may open requests at once, and again within a day; 0: any number."""
     database: str = ""
     """PostgreSQL as `postgresql://host:port/name?sslmode=...`, without a user: each process comes under its own role."""
     secrets_dir: Path = Path("/run/secrets")
@@ -194,6 +198,8 @@ _BOUNDS = {
     "operations_port": (0, 65_535),
     "exercise_speed": (1, 100_000),
     "inventory_seed": (0, 2**31),
+    "requests_per_minute": (0, 1_000_000),
+    "beds_at_once": (0, 1_000_000),
     "kafka_partitions": (1, 100),
     "kafka_replication": (1, 9),
     "kafka_in_sync": (1, 9),

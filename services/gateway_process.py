@@ -19,6 +19,7 @@ from services.gateway.alert_routes import set_aside_on_postgresql
 from services.gateway.api import create_app
 from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
+from services.gateway.limits import Limits
 from services.gateway.pages import add_pages
 from services.gateway.pages.sessions import Sessions
 from services.gateway.read_model import ReadModel
@@ -69,6 +70,7 @@ class GatewayProcess:
             verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
+            limits=Limits(settings.requests_per_minute, settings.beds_at_once, self.clock),
             set_aside=set_aside_on_postgresql(self.log.engine),
             ringing=ringing_in(self.log.engine, real_time),
         )

@@ -32,6 +32,7 @@ from services.gateway.authorization_server import refuse_when_external
 from services.gateway.erasure import Eraser
 from services.gateway.identity import demo_identity
 from services.gateway.intake import Intake
+from services.gateway.limits import Limits
 from services.gateway.pages import add_pages
 from services.gateway.pages.sessions import Sessions
 from services.gateway.principals import Account, demo_principals
@@ -234,6 +235,7 @@ class Node:
             verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
+            limits=Limits(self.settings.requests_per_minute, self.settings.beds_at_once, self.clock),
             set_aside=set_aside_in_node(self.core.consumers),
             ringing=ringing_in(self.core.gateway_log.engine, real_time),
         )

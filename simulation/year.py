@@ -416,7 +416,10 @@ class Year:
         self.now = START
         self.ends = START + timedelta(weeks=weeks)
         _keys_of_the_seed(seed, folder)
-        self.node = Node(Settings(data_dir=folder, inventory_seed=seed), clock=lambda: self.now)
+        self.node = Node(
+            Settings(data_dir=folder, inventory_seed=seed, requests_per_minute=0, beds_at_once=0),
+            clock=lambda: self.now,
+        )
         self.core = self.node.core
         self.reference = self.core.reference
         self.api = Api(self.node)

@@ -58,10 +58,13 @@ def set_aside_in_node(consumers: Sequence[Consumer]) -> AskWhatIsSetAside:
     "/alerts",
     Scope.READ_AVAILABILITY,
     (Role.COORDINATOR,),
-    "What is set aside and waits for whoever runs Haven; empty when all is well",
+    "What waits for whoever runs Haven, and who in your country asks for too many beds; empty when all is well",
 )
 def read_alerts(call: Call) -> Response:
-    return answer({"set_aside": msgspec.to_builtins(call.gateway.set_aside())})
+    stopped = call.gateway.limits.stopped(call.principal.country)
+    return answer(
+        {"set_aside": msgspec.to_builtins(call.gateway.set_aside()), "asks_for_too_many": msgspec.to_builtins(stopped)}
+    )
 
 
 RULES = (read_alerts,)

@@ -32,6 +32,8 @@ STATUSES: Mapping[str, str] = {
     "idempotency-key-missing": "400",
     "idempotency-key-used": "422",
     "if-match-missing": "428",
+    "too-many-requests": "429",
+    "too-many-beds": "429",
     "http-405": "405",
     "http-*": "400-599",
     "not-found": "404",
@@ -111,6 +113,16 @@ def not_found() -> Problem:
 
 def forbidden(code: str, title: str, next_action: str) -> Problem:
     return Problem(403, code, title, next_action=next_action)
+
+
+def too_many_streams() -> Problem:
+    return Problem(
+        503,
+        "too-many-streams",
+        "Too many live streams are open.",
+        next_action="Reload from time to time instead.",
+        headers={"Retry-After": "30"},
+    )
 
 
 def erased() -> Problem:

@@ -135,13 +135,16 @@ def open_relocation_request(call: Call) -> Response:
     intent = call.intent()
     request_id = call.gateway.intake.intent_id(intent)
 
-    def commands(event_id: Any) -> list[tuple[str, Contract]]:
-        said = msgspec.structs.asdict(body)
-        text = said.pop("callback")
-        callback = seal(call, request_id, OpenRelocationRequest, event_id(0), SealedField.CALLBACK, text)
-        return [(stream_of(request_id), OpenRelocationRequest(request_id=request_id, callback=callback, **said))]
+    with call.gateway.limits.beds_for(call.principal) as take_beds:
 
-    accepted = call.gateway.intake.accept(intent, request_id, commands, opens_stream=True)
+        def commands(event_id: Any) -> list[tuple[str, Contract]]:
+            take_beds(body.household.beds)  # here: a repeated request asks for no more
+            said = msgspec.structs.asdict(body)
+            text = said.pop("callback")
+            callback = seal(call, request_id, OpenRelocationRequest, event_id(0), SealedField.CALLBACK, text)
+            return [(stream_of(request_id), OpenRelocationRequest(request_id=request_id, callback=callback, **said))]
+
+        accepted = call.gateway.intake.accept(intent, request_id, commands, opens_stream=True)
     outcomes = call.outcome(accepted) if call.wait else None
     if outcomes is not None:
         raise_if_refused(outcomes[0])

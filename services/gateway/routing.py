@@ -24,6 +24,7 @@ from services.gateway.access import actor_of, authorise
 from services.gateway.bodies import Body, read_body
 from services.gateway.dpop import sent_proof
 from services.gateway.intake import LONGEST_WAIT, Accepted, Intake, Intent
+from services.gateway.limits import Limits
 from services.gateway.principals import Principal, Scope
 from services.gateway.read_model import Json, ReadModel
 from services.gateway.ringing import AskAboutRinging, Ringing
@@ -53,6 +54,7 @@ class Gateway:
     """What waits for whoever runs Haven (services/gateway/alert_routes.py)."""
     ringing: AskAboutRinging = Ringing
     """Whether people are rung, and whom nothing reached."""
+    limits: Limits = field(default_factory=Limits)
     closing: threading.Event = field(default_factory=threading.Event)
 
     def hang_up(self) -> None:
@@ -212,6 +214,10 @@ def guarded(gateway: Gateway, route: Rule) -> Callable[..., Response]:
         principal = request.environ.get(ON_BEHALF_OF)
         if not isinstance(principal, Principal):
             principal = gateway.verifier.verify(request.headers.get("Authorization"), sent_proof(request))
+        with gateway.limits.request_of(principal):
+            return called(principal, path)
+
+    def called(principal: Principal, path: Mapping[str, str]) -> Response:
         authorise(principal, route.scope, route.roles)
         if route.fresh:
             gateway.verifier.require_fresh_sign_in(principal, route.fresh)

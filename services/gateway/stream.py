@@ -36,15 +36,10 @@ _open_streams = threading.BoundedSemaphore(MOST_STREAMS)
 )
 def live_stream(call: Call) -> Response:
     if not _open_streams.acquire(blocking=False):
-        raise problems.Problem(
-            503,
-            "too-many-streams",
-            "Too many live streams are open.",
-            next_action="Reload from time to time instead.",
-            headers={"Retry-After": "30"},
-        )
+        raise problems.too_many_streams()
     with ExitStack() as leaving:  # whatever fails on the way gives the place back
         leaving.callback(_open_streams.release)
+        leaving.enter_context(call.gateway.limits.stream_of(call.principal))
         call.gateway.note_read(call.principal, "stream")
         moved, listeners = threading.Event(), call.gateway.log.listeners
         listeners.append(moved.set)

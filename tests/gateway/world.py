@@ -35,6 +35,9 @@ PREFIX = "/api/v1"
 MISSING = "0" * 32
 """An id nobody has."""
 
+UNLIMITED = {"requests_per_minute": 0, "beds_at_once": 0}
+"""A test asks faster than anybody; tests/gateway/test_limits.py asks as much as is allowed."""
+
 Json = dict[str, Any]
 
 
@@ -155,9 +158,10 @@ def without_waiting_for_the_disk(connection: Any, *_: Any) -> None:
 class World:
     """The node and what was said to it and by it."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **changes: Any) -> None:
         self.now = START
-        self.node = Node(Settings(data_dir=data_dir), clock=lambda: self.now)
+        settings = Settings(data_dir=data_dir, **UNLIMITED | changes)
+        self.node = Node(settings, clock=lambda: self.now)
         self.core = self.node.core
         self.log = self.core.gateway_log
         self.client = self.node.app.test_client(use_cookies=False)

@@ -61,6 +61,13 @@ _INPUT: Mapping[str, Said] = {
         mark("The first one counts. Open the page again to see what stands, and change it there."),
     ),
     "if-match-missing": Said(mark("The form does not say which report you saw"), _TELL_US),
+    "too-many-requests": Said(
+        mark("Too much was asked for in too short a time"), mark("Wait a moment, then load this page again.")
+    ),
+    "too-many-beds": Said(
+        mark("Your organisation has asked for very many beds"),
+        mark("Phone the focal point of your country: they are told of this and can open the request."),
+    ),
     "http-405": Said(mark("This cannot be done on this page"), mark("Go back to the first page and start from there.")),
     "http-*": Said(mark("The page could not be asked for in this way"), _TELL_US),
     "form-too-old": Said(
