@@ -17,7 +17,7 @@ TRANSLATED := nl fr de
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(VENV)/haven.stamp ## Set everything up and serve the embedded node with four demo logins
+run: $(VENV)/haven.stamp ## Set everything up and serve the embedded node with a demo login for each role
 	@$(BIN)/haven run
 
 demo: $(VENV)/haven.stamp ## Play one cross-border relocation through the real HTTP API and print its timeline

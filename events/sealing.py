@@ -176,6 +176,10 @@ class KeyStore:
         """Creates what is missing; needs the owner's rights on PostgreSQL."""
         metadata.create_all(self._engine)
 
+    def close(self) -> None:
+        """Gives the database back."""
+        self._engine.dispose()
+
     def verify_key_file(self) -> None:
         """Opens one data key of every generation in use; call it before serving. Raises KeyFileMismatch.
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,6 @@ app.command()(revoke)
 app.command("seed")(seed_inventory)
 
 LOGS = ("gateway", "placement", "capacity")
-SHOWN_LOGINS = ("be-police-antwerp-1", "be-coordinator-1", "nl-coordinator-1")
 
 
 def main() -> None:
@@ -40,6 +40,8 @@ def main() -> None:
 def run() -> None:
     """Serve the embedded node: everything in one process, on this machine only."""
     from events.key_file import SealingError
+    from services.clock import clock_of
+    from services.first_look import keep_alive, make_scene
     from services.node import DataDirectoryTaken, Node
     from services.seeding import OtherUnitsHere
     from services.serving import CannotListen, serve
@@ -48,34 +50,46 @@ def run() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings.require_embedded()
+        if settings.scene != "none":
+            make_scene(settings, clock_of(settings), _say_that_it_is_made)
         node = Node(settings)
     except (DataDirectoryTaken, ConfigurationError, BadSetting, SealingError) as refused:
         raise fail(str(refused)) from None
 
+    stopping = threading.Event()
+
     def started() -> None:
         node.start()
-        _greet(settings, node.accounts, node.logins)
+        if settings.scene == "living":
+            keep_alive(node, stopping)
+        _greet(settings, node.guests(), node.logins)
 
     try:
         serve(node.app, settings.host, settings.port, started=started, hang_up=node.gateway.hang_up)
     except (CannotListen, OtherUnitsHere) as refused:
         raise fail(str(refused)) from None
     finally:
+        stopping.set()
         node.stop()
     typer.echo("Stopped.")
 
 
-def _greet(settings: Settings, accounts: list[Account], logins: dict[str, str]) -> None:
-    shelter = next(account for account in accounts if account.organisation.startswith("nl-shelter"))
-    typer.echo(f"Haven listens on {settings.url} (this machine only). Data: {settings.data_dir.resolve()}")
-    typer.echo(f"Pages: {settings.url}/   API: {settings.url}/api/v1/openapi.json")
-    typer.echo("Every shelter and person in here is synthetic.")
+def _say_that_it_is_made() -> None:
+    typer.echo("Making synthetic cases to look at: once, a few seconds ...", err=True)
+
+
+def _greet(settings: Settings, guests: list[Account], logins: dict[str, str]) -> None:
+    """One login and one link for each role, in 80 columns."""
+    typer.echo(f"Haven runs on {settings.url}, for this machine only. Ctrl-C stops it.")
+    typer.echo("Every shelter, person and case in it is synthetic.")
     if settings.exercise_speed != 1:
         typer.echo(f"EXERCISE: time runs {settings.exercise_speed:g} times as fast.")
-    typer.echo("Demo logins (user name and password for the pages; client id and secret for a token):")
-    for username in (*SHOWN_LOGINS, shelter.username):
-        typer.echo(f"  {username:32} {logins[username]}")
-    typer.echo(f"All logins: {settings.data_dir / 'demo-logins.json'}. Stop with Ctrl-C.")
+    typer.echo("\nLook around. A link fills in the user name; the password stands at the end.\n")
+    for guest in guests:
+        typer.echo(f"{guest.role:12}{guest.country:4}{guest.username:28}{logins[guest.username]}")
+        typer.echo(f"    {settings.url}/sign-in?as={guest.username}")
+    typer.echo(f"\nAll logins: {settings.data_dir / 'demo-logins.json'}; each is client id and secret too.")
+    typer.echo(f"The API, its events and its problems: {settings.url}/docs")
     sys.stdout.flush()
 
 
@@ -231,6 +245,25 @@ def relay() -> None:
     with refusals():
         process = RelayProcess(settings_now())
         with operated("haven-relay", process.settings, process.ready) as watch:
+            raise typer.Exit(process.run(watch))
+
+
+@app.command()
+def notify(
+    test: Annotated[str, typer.Option(help="Instead: send a test to every channel of this organisation.")] = "",
+) -> None:
+    """Ring people for what waits for them, as the operator's file says."""
+    from services.notify_process import NotifyProcess, send_tests
+    from services.operated import operated
+
+    with refusals():
+        if test:
+            outcomes = send_tests(settings_now(), test)
+            for channel, why in outcomes:
+                typer.echo(f"{channel}: " + (f"NOT TAKEN ({why})" if why else "taken; see that it arrived"))
+            raise typer.Exit(1 if any(why for _, why in outcomes) else 0)
+        process = NotifyProcess(settings_now())
+        with operated("haven-notify", process.settings, process.ready) as watch:
             raise typer.Exit(process.run(watch))
 
 

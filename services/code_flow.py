@@ -79,9 +79,10 @@ def begin(
     max_age: int | None = None,
     acr_values: str = "",
     prompt: str = "",
+    login_hint: str = "",
 ) -> Flow:
     """`max_age=0` makes the issuer ask for the password again, `acr_values` for at least that level of authentication
-    (step-up, RFC 9470)."""
+    (step-up, RFC 9470). `login_hint` is the user name it may fill in."""
     verifier, state, nonce = (secrets.token_urlsafe(32) for _ in range(3))
     with_openid = "openid" in metadata.scopes_supported
     request = {
@@ -96,6 +97,7 @@ def begin(
         "max_age": "" if max_age is None else str(max_age),
         "acr_values": acr_values,
         "prompt": prompt,
+        "login_hint": login_hint,
     }
     query = urlencode({name: value for name, value in request.items() if value})
     return Flow(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PREFIX = "HAVEN_"
 NOT_OURS = ("HAVEN_TEST_", "HAVEN_PARTS_")
 DPOP_POLICIES = ("machines", "all", "offered")
+SCENES = ("living", "still", "none")
 
 
 class BadSetting(ValueError):
@@ -52,6 +53,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many seconds pass in the node for one second outside; more than 1 only for exercises and demonstrations."""
     inventory_seed: int = 2026
     """Seed of the synthetic shelters a new data directory begins with."""
+    scene: str = "living"
+    """What the embedded node begins a new data directory with: a scene whose synthetic people go on acting (`living`), one they
+    leave as it is (`still`), or the shelters alone (`none`)."""
     public_url: str = ""
     """Where people reach the gateway, if not at its own host and port: scheme, host and port."""
     audience: str = "haven"
@@ -220,6 +224,8 @@ def _check(settings: Settings) -> None:
         raise BadSetting("HAVEN_PUBLIC_URL", "must be scheme, host and port only, as in https://haven.example.")
     if settings.dpop not in DPOP_POLICIES:
         raise BadSetting("HAVEN_DPOP", f"must be one of {', '.join(DPOP_POLICIES)}.")
+    if settings.scene not in SCENES:
+        raise BadSetting("HAVEN_SCENE", f"must be one of {', '.join(SCENES)}.")
     if settings.kafka_in_sync > settings.kafka_replication:
         raise BadSetting("HAVEN_KAFKA_IN_SYNC", "cannot be more copies than HAVEN_KAFKA_REPLICATION makes.")
     if not _PREFIX.fullmatch(settings.kafka_prefix):

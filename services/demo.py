@@ -112,7 +112,12 @@ def play_on_own_node(say: Say) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        settings = {"HAVEN_DATA_DIR": folder, "HAVEN_PORT": str(port), "HAVEN_EXERCISE_SPEED": str(EXERCISE_SPEED)}
+        settings = {
+            "HAVEN_DATA_DIR": folder,
+            "HAVEN_PORT": str(port),
+            "HAVEN_EXERCISE_SPEED": str(EXERCISE_SPEED),
+            "HAVEN_SCENE": "none",  # the story has people of its own
+        }
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HAVEN_")}
         node = subprocess.Popen(
             [sys.executable, "-c", "from services.cli import main; main()", "run"],

@@ -35,7 +35,7 @@ from services.gateway.intake import Intake
 from services.gateway.limits import Limits
 from services.gateway.pages import add_pages
 from services.gateway.pages.sessions import Sessions
-from services.gateway.principals import Account, demo_principals
+from services.gateway.principals import GUESTS, Account, demo_principals
 from services.gateway.projection import Projection
 from services.gateway.read_model import ReadModel
 from services.gateway.ringing import ringing_in
@@ -50,6 +50,9 @@ from services.seeding import seed
 from simulation.inventory import SyntheticUnit, synthetic_inventory
 
 logger = logging.getLogger(__name__)
+
+SCENE_MAKING, SCENE_MADE = ".scene-making", ".scene-made"
+"""Folders of a scene (services/first_look.py): one that is not whole, and one that the node has yet to take in."""
 
 READY_LAG = 1000
 """Events the read model may be behind before the node says it is not ready."""
@@ -74,6 +77,16 @@ class DataDirectory:
         except OSError:
             os.close(self._lock)
             raise DataDirectoryTaken(path) from None
+        self._take_scene_in()
+
+    def _take_scene_in(self) -> None:
+        """Before anybody opens a database. What a crash left in the middle of it goes on here: some files are there already."""
+        made = self.path / SCENE_MADE
+        if made.exists():
+            for file in made.iterdir():
+                file.rename(self.path / file.name)
+            on_disk(self.path)
+            made.rmdir()
 
     def database(self, name: str) -> sa.Engine:
         file = self.path / f"{name}.sqlite"
@@ -82,6 +95,15 @@ class DataDirectory:
 
     def release(self) -> None:
         os.close(self._lock)
+
+
+def on_disk(path: Path) -> None:
+    """What a file or folder says is there also after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Core:
@@ -122,6 +144,12 @@ class Core:
         """Works until nothing is left to do at this moment of the clock; for tests and simulations, without threads."""
         while sum(follower.step() for follower in self.followers):
             pass
+
+    def close(self) -> None:
+        """Gives the databases back; whoever comes last leaves them without a journal."""
+        for log in self.logs.values():
+            log.engine.dispose()
+        self.keys.close()
 
     def seed(self, inventory: Sequence[SyntheticUnit]) -> None:
         """Registers the synthetic units and their first report; a second time, or after a crash, adds what is missing."""
@@ -196,7 +224,23 @@ class Node:
             if thread.is_alive():
                 thread.join(timeout=10)
         self._token_store.close()
+        self.core.close()
         self.directory.release()
+
+    def guests(self) -> list[Account]:
+        """The accounts a visitor is led to. The shelter among them is one that is asked something, if any is."""
+        accounts = {account.username: account for account in self.accounts}
+        return [accounts[self._asked(name)] for name in GUESTS if name in accounts]
+
+    def _asked(self, guest: str) -> str:
+        if not guest.endswith("-staff"):
+            return guest
+        views = self.core.read_model.requests_with_open_asks([f"coordinator:{guest[:2].upper()}"])
+        asks = [ask for view in views for ask in view["asks"].values() if ask["state"] == "open"]
+        staff = [
+            f"{ask['shelter_id']}-staff" for ask in sorted(asks, key=lambda ask: str(ask["deadline"]), reverse=True)
+        ]
+        return next((name for name in staff if name.startswith(guest[:2])), guest)
 
     def ready(self) -> dict[str, str]:
         """Why the node is not ready; empty when it is."""
@@ -242,7 +286,7 @@ class Node:
         app = create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
         self.sessions = Sessions(store.engine, real_time)
         self.sessions.create_schema()
-        self.site = add_pages(app, self.gateway, identity, self.sessions, self.settings, real_time)
+        self.site = add_pages(app, self.gateway, identity, self.sessions, self.settings, real_time, self.guests)
         return app
 
 

@@ -127,6 +127,18 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return "Bearer" if self.confirmation is None else "DPoP"
 
 
+GUESTS = (
+    "be-police-antwerp-1",
+    "nl-shelter-01-staff",
+    "be-coordinator-1",
+    "nl-coordinator-1",
+    "be-guardianship-1",
+    "be-escort-1",
+    "be-auditor-1",
+)
+"""The accounts a visitor is led to, one for each role and both sides of a border."""
+
+
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """One sign-in of one person in one role at one organisation. Two accounts may be the same person."""
 

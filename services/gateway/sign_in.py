@@ -152,7 +152,12 @@ class SignInPage:
     def _page(self, redirect_uri: str, problem: str = "", status: int = 200) -> Response:
         browser = request.cookies.get(_SIGN_IN_COOKIE) or secrets.token_urlsafe(32)
         page = _form().render(
-            style=_STYLE, problem=problem, csrf=self._csrf(browser), here=request.full_path, spoken=_speak()
+            style=_STYLE,
+            problem=problem,
+            csrf=self._csrf(browser),
+            here=request.full_path,
+            spoken=_speak(),
+            username=request.args.get("login_hint", ""),
         )
         response = make_response(page, status)
         client = urlsplit(redirect_uri)

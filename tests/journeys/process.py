@@ -36,11 +36,12 @@ def free_port() -> int:
 class RunningNode:
     """`haven run`; what it says goes to a file outside its data directory."""
 
-    def __init__(self, folder: Path, speed: int = 600) -> None:
+    def __init__(self, folder: Path, speed: int = 600, scene: str = "none") -> None:
         self.data_dir = folder / "data"
         self.output = folder / "output.txt"
         self.port = free_port()
         self.speed = speed
+        self.scene = scene
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,7 +54,12 @@ class RunningNode:
 
     @property
     def settings(self) -> dict[str, object]:
-        return {"data_dir": self.data_dir, "port": self.port, "exercise_speed": self.speed}
+        return {
+            "data_dir": self.data_dir,
+            "port": self.port,
+            "exercise_speed": self.speed,
+            "scene": self.scene,
+        }
 
     def start(self) -> Self:
         with self.output.open("ab") as output:

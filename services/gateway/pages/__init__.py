@@ -1,6 +1,6 @@
 """The pages: what people see. A page is a client of the API inside the same process: it can do nothing the API refuses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from flask import Flask, g, request
@@ -32,6 +32,7 @@ from services.gateway.pages.offline import offline_pages, static_address
 from services.gateway.pages.paper import paper_pages
 from services.gateway.pages.sessions import Sessions
 from services.gateway.pages.words import mark, problem_words, word
+from services.gateway.principals import Account
 from services.gateway.routing import Gateway
 
 MENUS: Mapping[Role, tuple[tuple[str, str], ...]] = {
@@ -73,8 +74,9 @@ def add_pages(
     sessions: Sessions,
     settings: Settings,
     now: Callable[[], datetime],
+    guests: Callable[[], Sequence[Account]] = tuple,
 ) -> Site:
-    """Gives the application its pages. `now` is real time."""
+    """Gives the application its pages. `now` is real time; `guests` are the demo accounts that the first page leads to."""
     login = Login(
         sessions=sessions,
         verifier=identity.verifier,
@@ -88,7 +90,7 @@ def add_pages(
         signing_acr=settings.signing_acr,
         asks_again=bool(settings.issuer),
     )
-    site = Site(gateway, sessions, login)
+    site = Site(gateway, sessions, login, guests)
     open_to_all = (
         entrance.entrance(site),
         help_pages(site),

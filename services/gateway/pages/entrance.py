@@ -1,5 +1,8 @@
 """Coming in and going out: sign-in, sign-out, the exit, the language, and where somebody is signed in."""
 
+import re
+from collections.abc import Mapping
+
 from flask import Blueprint, Response, g, make_response, render_template, request
 
 from events.vocabulary import Role
@@ -13,11 +16,23 @@ from services.gateway.pages.frame import (
     require_own_form,
     see_other,
 )
-from services.gateway.pages.language import LANGUAGE_COOKIE, LANGUAGES, gettext
+from services.gateway.pages.language import LANGUAGE_COOKIE, LANGUAGES, gettext, mark
 from services.gateway.pages.sessions import session_id_of
 
 EXIT_TO = "https://www.meteo.be/"
 """Where the exit leads: a page of the weather, which says nothing about who opened it."""
+
+_USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+
+LOOKS_AFTER: Mapping[Role, str] = {
+    Role.REFERRER: mark("Opens a request in a minute, and follows its own."),
+    Role.SHELTER: mark("Answers what it is asked, and keeps its beds true."),
+    Role.COORDINATOR: mark("Sees who must act, chooses among the offers, and signs."),
+    Role.GUARDIAN: mark("Speaks for a minor: without this yes nobody travels."),
+    Role.ESCORT: mark("Sees one journey while it lasts, and where they meet."),
+    Role.AUDITOR: mark("Reads who did, read and opened what, and why."),
+}
+"""What a visitor would look around as."""
 
 FIRST_PAGE = {
     Role.REFERRER: "/requests",
@@ -38,12 +53,16 @@ def entrance(site: Site) -> Blueprint:
         visit = who_looks(site)
         if visit is not None:
             return see_other(FIRST_PAGE[visit.principal.role])
-        return make_response(render_template("start.html", visit=None, notices=[], kept={}))
+        guests = [(account, gettext(LOOKS_AFTER[account.role])) for account in site.guests()]
+        return make_response(render_template("start.html", visit=None, notices=[], kept={}, guests=guests))
 
     @blueprint.get("/sign-in")
     def sign_in() -> Response:
         """Where the icon on a home screen leads: who is signed in goes on, and nobody else is told what this is."""
-        to = own_path(request.args.get("to", "/"))
+        to, name = own_path(request.args.get("to", "/")), request.args.get("as", "")
+        if _USER_NAME.fullmatch(name):
+            # Somebody wants to be this account, whoever they are now: the link fills in its name, and they give the password.
+            return site.login.begin(to, login_hint=name)
         return site.login.begin(to) if who_looks(site) is None else see_other(to)
 
     @blueprint.get("/signed-in")

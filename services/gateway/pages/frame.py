@@ -22,7 +22,7 @@ from services.gateway.pages.compression import compressed
 from services.gateway.pages.language import LANGUAGE_COOKIE, Language, chosen_language, moment
 from services.gateway.pages.login import Login, LoginFailed
 from services.gateway.pages.sessions import KeptForm, Session, Sessions, session_id_of
-from services.gateway.principals import Principal
+from services.gateway.principals import Account, Principal
 from services.gateway.read_model import Json
 from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
 
@@ -92,6 +92,8 @@ class Site:
     gateway: Gateway
     sessions: Sessions
     login: Login
+    guests: Callable[[], Sequence[Account]] = tuple
+    """Demo accounts that a visitor may look around as; none but in the embedded node."""
 
     @property
     def url(self) -> str:

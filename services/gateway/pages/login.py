@@ -54,11 +54,18 @@ class Login:
         return self.url.startswith("https:")
 
     def begin(
-        self, came_from: str, *, fresh: bool = False, kept: KeptForm | None = None, replaces: str = ""
+        self,
+        came_from: str,
+        *,
+        fresh: bool = False,
+        kept: KeptForm | None = None,
+        replaces: str = "",
+        login_hint: str = "",
     ) -> Response:
         """Sends the browser to the issuer. `fresh`: the person has to prove anew who they are, as signing demands; what they
-        were sending is `kept` for them meanwhile, and their session `replaces` ends once they are back."""
-        flow = self._begin(fresh)
+        were sending is `kept` for them meanwhile, and their session `replaces` ends once they are back. `login_hint`: the user
+        name that is filled in; the password never is."""
+        flow = self._begin(fresh, login_hint)
         session = Session(csrf=secrets.token_urlsafe(24), flow=flow, came_from=came_from, kept=kept, replaces=replaces)
         response = Response(status=303, headers={"Location": flow.url})
         # Lax: the issuer may be another site, and it is from there that the browser comes back with this cookie.
@@ -118,7 +125,7 @@ class Login:
             query["id_token_hint"] = session.id_token
         return f"{metadata.end_session_endpoint}?{urlencode(query)}"
 
-    def _begin(self, fresh: bool) -> Flow:
+    def _begin(self, fresh: bool, login_hint: str) -> Flow:
         try:
             metadata = self.metadata()
         except KeysUnavailable:
@@ -129,6 +136,7 @@ class Login:
             f"{self.url}/signed-in",
             max_age=0 if fresh else None,
             acr_values=self.signing_acr if fresh else "",
+            login_hint=login_hint,
         )
 
     def _finish(self, flow: Flow) -> Token:
