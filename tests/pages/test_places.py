@@ -217,6 +217,7 @@ def test_two_colleagues_at_once_see_both_values_and_are_asked_once(world: World,
     said = words(answer)
     assert "Nothing was overwritten" in said
     assert "Free 30 20" in said
+    assert "reported by your shelter" in said
     assert "Leave what stands now: 20 free" in said
     assert unit_of(world, HOME)["free"] == 20
     done = staff.follow(staff.send("/places", **button(answer, "Save what I sent: 30 free")))

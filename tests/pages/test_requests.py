@@ -13,7 +13,7 @@ from events.vocabulary import Stage
 from services.gateway import problems
 from services.gateway.pages.language import LANGUAGES
 from services.gateway.pages.requests_acts import REASONS
-from services.gateway.pages.requests_opening import ALSO_SPOKEN, MOST_SPOKEN
+from services.gateway.pages.requests_opening import ALSO_SPOKEN, MOST_SPOKEN, NOT_NEEDED_NOW
 from services.gateway.pages.sessions import KeptForm, Session
 from services.placement.domain.policies import DISCLOSURE_REASONS
 from tests.gateway.world import (
@@ -88,7 +88,9 @@ def opened(reader: Reader, **changes: str | list[str]) -> str:
 def test_the_urgent_request_asks_seven_things_and_only_one_in_words(world: World) -> None:
     page = html(Reader(world, POLICE).get("/requests/new"))
     form = page.partition('action="/requests/new"')[2].partition("</form>")[0]
-    groups = form.count("<fieldset") + form.count("<textarea")
+    now, _, later = form.partition("<details")
+    now += later.partition("</details>")[2]
+    groups = now.count("<fieldset") + now.count("<textarea")
     assert groups <= 7
     assert form.count("<textarea") == 1
     assert form.count("required") == 1
@@ -97,7 +99,9 @@ def test_the_urgent_request_asks_seven_things_and_only_one_in_words(world: World
     assert set(re.findall(r'<(?:input|select|textarea)[^>]*name="(\w+)"', form)) == {
         *("csrf", "command", "urgency", "danger_country", "region", "women", "men", "minor", "needs", "languages"),
         *("children_under_6", "children_6_to_11", "children_12_to_17", "language", "consented_countries", "callback"),
+        *NOT_NEEDED_NOW,
     }
+    assert not any(f'name="{name}"' in now for name in NOT_NEEDED_NOW)
     assert "sealed at once" in words(Reader(world, POLICE).get("/requests/new"))
     assert len(page) < 30_000
 
@@ -184,6 +188,9 @@ def test_a_request_that_is_not_decided_yet_says_so(world: World, monkeypatch: py
         ({"callback": "\u202e"}, "callback", "a safe way"),
         ({"needs": "yacht"}, "needs", "from the list"),
         ({"language": "<b>"}, "languages", "from the list"),
+        ({"reflection_started_on": "2199-01-01"}, "reflection_started_on", "today at the latest"),
+        ({"reflection_started_on": "yesterday"}, "reflection_started_on", "today at the latest"),
+        ({"region_of_stay": "XX99"}, "region_of_stay", "from the list"),
     ],
 )
 def test_what_was_typed_wrong_is_kept_and_named(
@@ -207,6 +214,29 @@ def test_what_was_typed_wrong_is_kept_and_named(
         )
     assert "KESTREL" not in page
     assert "type it once more" in page
+
+
+def test_what_can_wait_is_folded_away_and_shown_to_whoever_may_know_it(world: World) -> None:
+    police = Reader(world, POLICE)
+    assert '<details class="govuk-details">' in html(police.get("/requests/new"))
+    more = {"third_country_national": "yes", "reflection_started_on": "2026-11-20", "region_of_stay": "BE23"}
+    case = send(police, "/requests/new", **MINUTE | more).headers["Location"]
+    told = ("Are now in Province of East Flanders", "outside the European Union Yes", "Began on 20 November 2026")
+    for who, sees in ((POLICE, True), (ORIGIN, True), (HOST, True), (RECEIVING, False)):
+        page = words(Reader(world, who).get(case))
+        assert [said in page for said in told] == [sees] * 3, (who, page)
+    mistaken = send(police, "/requests/new", **MINUTE | more | {"women": "many"})
+    assert '<details class="govuk-details" open>' in html(mistaken)
+    assert '<option value="BE23" selected>' in html(mistaken)
+    assert 'type="date" autocomplete="off" value="2026-11-20"' in html(mistaken)
+
+
+def test_whoever_has_no_reflection_period_is_shown_none(world: World) -> None:
+    police = Reader(world, POLICE)
+    case = send(police, "/requests/new", **MINUTE | {"third_country_national": "no"}).headers["Location"]
+    page = words(police.get(case))
+    assert "outside the European Union No" in page
+    assert "Reflection period" not in page
 
 
 def test_a_focal_point_opens_requests_for_its_own_country_only(world: World) -> None:

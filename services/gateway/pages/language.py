@@ -3,13 +3,13 @@ can read and correct, compiled when the process starts."""
 
 import io
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from babel import Locale, negotiate_locale
-from babel.dates import format_datetime, format_timedelta
+from babel.dates import format_date, format_datetime, format_timedelta
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.support import NullTranslations, Translations
@@ -93,6 +93,11 @@ def moment(value: str | datetime, form: str = "short") -> str:
     return format_datetime(at.astimezone(ZONE), form, locale=language().locale)
 
 
+def day(value: str) -> str:
+    """A day in words, without a year too many to read."""
+    return format_date(date.fromisoformat(value), "long", locale=language().locale)
+
+
 def age(value: str | datetime, now: datetime) -> str:
     """How long ago something was, in words."""
     at = datetime.fromisoformat(value) if isinstance(value, str) else value
@@ -117,5 +122,5 @@ def speak(environment: Environment) -> None:
         lambda one, many, count: translations(language().code).ungettext(one, many, count),
         newstyle=True,
     )
-    environment.filters |= {"moment": moment, "country": country_name, "tongue": language_name}
+    environment.filters |= {"moment": moment, "day": day, "country": country_name, "tongue": language_name}
     environment.globals |= {"age": age, "LANGUAGES": LANGUAGES}

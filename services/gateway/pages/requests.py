@@ -1,10 +1,9 @@
 """The cases somebody may know: the list, one case, and what happened to it."""
 
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from babel.dates import format_date
 from flask import Response, request
 
 from events import gateway as g
@@ -12,7 +11,7 @@ from events.envelope import wire_name
 from events.vocabulary import Role, Stage, Step
 from services.gateway.pages import requests_disclosures, requests_opening, requests_steps
 from services.gateway.pages.frame import Page, Visit, page, see_other
-from services.gateway.pages.language import country_name, gettext, language
+from services.gateway.pages.language import country_name, gettext
 from services.gateway.pages.requests_acts import OVER, Act, Standing
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
@@ -75,7 +74,6 @@ def case(visit: Visit) -> Response:
         titles=_titles(view),
         zones=[_zone_words(visit, zone) for zone in view.get("danger_zones", ())],
         consents=_consents(view),
-        reflection_ends=_reflection_ends(view),
         is_received=view["stage"] == Stage.RECEIVED,
         is_over=view["stage"] in OVER,
         has_timeline=visit.principal.role in READ_TIMELINE and view["stage"] != Stage.RECEIVED,
@@ -116,11 +114,6 @@ def _consents(view: Json) -> list[tuple[str, str, str, bool]] | None:
         return None
     said = [(*key.split("/"), given) for key, given in sorted(view["consents"].items())]
     return [(scope, country, by, given) for scope, country, by, given in said]
-
-
-def _reflection_ends(view: Json) -> str:
-    ends_on = (view.get("reflection") or {}).get("ends_on")
-    return format_date(date.fromisoformat(ends_on), "long", locale=language().locale) if ends_on else ""
 
 
 def _zone_words(visit: Visit, zone: Json) -> str:

@@ -31,6 +31,9 @@ ALSO_SPOKEN = (
 )
 PEOPLE = ("women", "men", "children_under_6", "children_6_to_11", "children_12_to_17")
 MOST_PEOPLE = 40
+_KNOWN = {"yes": True, "no": False}
+NOT_NEEDED_NOW = ("third_country_national", "reflection_started_on", "region_of_stay")
+"""What nobody has to know at night, folded away until somebody does."""
 
 
 @page("GET", "/requests/new", Role.REFERRER, Role.COORDINATOR)
@@ -83,6 +86,9 @@ def _body(visit: Visit) -> Json:
         "needs": visit.texts("needs"),
         "languages": [language for language in languages if language],
         "consented_countries": visit.texts("consented_countries"),
+        "third_country_national": _KNOWN.get(visit.text("third_country_national")),
+        "reflection_started_on": visit.text("reflection_started_on") or None,
+        "region_of_stay": visit.text("region_of_stay") or None,
         "callback": visit.text("callback"),
     }
 
@@ -121,6 +127,11 @@ def _what_to_put_right(visit: Visit) -> Mapping[str, Wrong]:
             gettext("They cannot go to %(country)s, where they are in danger", country=_danger_country(visit)),
             "consented_countries",
         ),
+        "reflection_started_on": Wrong(
+            gettext("Give the day on which the reflection period began, today at the latest, or none"),
+            "reflection_started_on",
+        ),
+        "region_of_stay": Wrong(gettext("Choose the region from the list, or none"), "region_of_stay"),
         "callback": Wrong(
             gettext("Give a safe way to call back, in at most 1000 plain characters"),
             "callback",
@@ -136,13 +147,16 @@ def _danger_country(visit: Visit) -> str:
 def _form(visit: Visit, command: str, status: int = 200, wrong: Sequence[Wrong] = ()) -> Response:
     reference, own = visit.site.reference, visit.principal.country
     opens_for = [own] if visit.principal.role is Role.COORDINATOR else list(reference.countries)
+    filled = typed(visit)
     return visit.render(
         "requests_new.html",
         status,
         sender=visit,
         command=command,
         wrong=wrong,
-        typed=typed(visit),
+        typed=filled,
+        more_is_said=any(filled.text(name) for name in NOT_NEEDED_NOW)
+        or any(one.at in NOT_NEEDED_NOW for one in wrong),
         is_trouble=status >= 500,
         **_choices(reference, own, opens_for),
     )
