@@ -159,7 +159,10 @@ def test_what_came_back_is_said_above_the_form(police: Reader, world: World) -> 
     world.node.sessions.keep(police.cookie, session)
     page = police.get("/requests/new")
     assert "nothing was sent yet" in words(page)
-    assert 'id="women" name="women" type="text" inputmode="numeric" maxlength="2" autocomplete="off" value="2"' in page.text
+    assert (
+        'id="women" name="women" type="text" inputmode="numeric" maxlength="2" autocomplete="off" value="2"'
+        in page.text
+    )
     assert "nothing was sent yet" not in words(police.get("/requests"))
 
 
