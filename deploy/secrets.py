@@ -66,6 +66,17 @@ def server_files() -> list[Secret]:
 
 
 KEY_FILE = Secret("key-file", HAVEN)
+NOTIFY_FILE = Secret("notify-file", HAVEN)
+NOBODY_YET = """\
+# Whom Haven rings, and where (docs/operations.md, Notifications). Nobody yet: write each organisation like this.
+#
+# [organisations.nl-coordinator]
+# role = "coordinator"
+# country = "NL"
+# language = "nl"
+# quiet_hours = "22:00-07:00"
+# channels = { duty-phone = "...", mailbox = "..." }
+"""
 
 
 def make(folder: Path, give: Callable[[Path, int, int], None] = os.chown, *, renew: bool = False) -> list[str]:
@@ -82,9 +93,12 @@ def make(folder: Path, give: Callable[[Path, int, int], None] = os.chown, *, ren
     if not (folder / KEY_FILE.name).exists():
         load_or_create_key_file(folder / KEY_FILE.name)
         made.append(KEY_FILE.name)
+    if not (folder / NOTIFY_FILE.name).exists():
+        private_file(folder / NOTIFY_FILE.name, NOBODY_YET)
+        made.append(NOTIFY_FILE.name)
     if renew or not all((folder / name).exists() for name in (AUTHORITY, *(file.name for file in server_files()))):
         made += _make_certificates(folder)
-    for secret in (*passwords(), KEY_FILE, *server_files()):
+    for secret in (*passwords(), KEY_FILE, NOTIFY_FILE, *server_files()):
         (folder / secret.name).chmod(secret.mode)
         give(folder / secret.name, secret.owner, secret.owner if secret.group == -1 else secret.group)
     (folder / AUTHORITY).chmod(0o644)  # a certificate, which everybody may see

@@ -26,7 +26,7 @@ from deploy import kafka_access, secrets
 from events import sealing
 from events.kafka import topics
 from events.log.engines import sqlite_engine
-from services import cli, gateway_process, processes
+from services import cli, gateway_process, notify_process, processes
 from services.clock import real_time
 from services.config import Settings, read_settings
 from services.migrate import ROLES
@@ -188,9 +188,10 @@ def asked_for(name: str, folder: Path, data: Path, monkeypatch: pytest.MonkeyPat
     keys = sqlite_engine(":memory:")
     sealing.metadata.create_all(keys)
     for module in (processes, gateway_process):
-        monkeypatch.setattr(module, "postgresql_engine", lambda *_: sqlite_engine(":memory:"))
         monkeypatch.setattr(module, "key_store_engine", lambda *_: keys)
         monkeypatch.setattr(module, "latest", lambda: None)
+    for module in (processes, gateway_process, notify_process):
+        monkeypatch.setattr(module, "postgresql_engine", lambda *_: sqlite_engine(":memory:"))
     monkeypatch.setattr(topics, "create", lambda *_: [])
     given = settings_of(name, HAVEN_SECRETS_DIR=str(folder), HAVEN_DATA_DIR=str(data))
     if "HAVEN_DATABASE" in given:
@@ -204,6 +205,8 @@ def asked_for(name: str, folder: Path, data: Path, monkeypatch: pytest.MonkeyPat
     command = SERVICES[name]["command"][1:]
     if command == ["gateway"]:
         gateway_process.GatewayProcess(read_settings())
+    elif command == ["notify"]:
+        notify_process.NotifyProcess(read_settings())
     elif command == ["relay"]:
         processes.RelayProcess(read_settings())
     elif command[0] in processes.WORK:
@@ -317,9 +320,15 @@ def test_the_gateway_reaches_neither_kafka_nor_a_worker_but_on_the_operators_net
     assert networks("gateway") & networks("postgresql") == {"front"}
 
 
-def test_nobody_but_the_gateway_has_a_way_out() -> None:
+def test_nobody_but_the_gateway_and_who_rings_people_has_a_way_out() -> None:
     open_networks = {name for name, network in COMPOSE["networks"].items() if not network.get("internal")}
-    assert {name for name in ON_NETWORKS if networks(name) & open_networks} == {"gateway", "keycloak"}
+    assert {name for name in ON_NETWORKS if networks(name) & open_networks} == {"gateway", "keycloak", "notify"}
+
+
+def test_who_rings_people_reaches_the_database_and_nobody_else_but_on_the_operators_network() -> None:
+    for name in set(ON_NETWORKS) - {"notify"}:
+        shared = networks("notify") & networks(name) - {"watch"}
+        assert shared == ({"bell"} if name == "postgresql" else set()), name
 
 
 def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
@@ -436,7 +445,7 @@ def test_nobody_starts_before_what_it_cannot_do_without() -> None:
     assert waits_for("topics") == {"kafka-access": done}
     for name in (*processes.WORK, "relay"):
         assert waits_for(name) == {"migrate": done, "topics": done}
-    assert waits_for("seed") == {"migrate": done}
+    assert waits_for("seed") == waits_for("notify") == {"migrate": done}
     assert waits_for("gateway") == {"migrate": done, "seed": done}
     assert SERVICES["gateway"]["depends_on"]["seed"]["required"] is False
 

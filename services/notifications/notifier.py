@@ -52,7 +52,7 @@ class Notifier:
         """Why nobody is rung now; empty when people are."""
         self._clocks = clocks
         self._url = url
-        self._clock = clock
+        self.clock = clock
         self._real_time = real_time
         self._planned: set[tuple[str, int]] | None = None
         self._seen: set[str] = set()
@@ -92,7 +92,7 @@ class Notifier:
         if self.problem:
             return {"notifications": self.problem}
         oldest = self.queue.standing().oldest
-        if oldest is not None and self._clock() - oldest > LATE:
+        if oldest is not None and self.clock() - oldest > LATE:
             return {"notifications": "a message has waited for five minutes; see which channel fails in the log"}
         return {}
 
@@ -100,7 +100,7 @@ class Notifier:
 
     def plan(self) -> None:
         """Keeps every ring that is due and was not kept yet."""
-        now = self._clock()
+        now = self.clock()
         waits, unrung = self.queue.waits(), self.queue.unrung()
         # What waits at two looks is true: a projection that catches up goes in no time through what is long answered.
         seen_before, self._seen = self._seen, {wait.wait_id for wait in waits}
@@ -144,7 +144,7 @@ class Notifier:
         if len(busy) >= MOST_AT_ONCE:
             return
         for (name, channel, message), rows in self.queue.claim(
-            self._clock(), self._real_time(), busy, self._allowed
+            self.clock(), self._real_time(), busy, self._allowed
         ).items():
             post = (name, channel, message)
             organisation = self.organisations.get(name)
@@ -161,7 +161,7 @@ class Notifier:
             ring_now(organisation, organisation.channels[channel], message, self._url)
             with self._guard:
                 self.sent_messages[message] += 1
-            self.queue.sent(rows, self._clock())
+            self.queue.sent(rows, self.clock())
         except NotTaken as refused:
             self._not_taken(post, rows, str(refused))
         except Exception as failure:  # noqa: BLE001 - not written down, so the claim runs out and it is sent again
@@ -174,7 +174,7 @@ class Notifier:
         organisation, channel, message = post
         with self._guard:
             self.failed_tries[message] += 1
-        now = self._clock()
+        now = self.clock()
         again: dict[Row, datetime | None] = {}
         for row in rows:
             moment = None if give_up else next_try(row.tries + 1, now, pressing=row.pressing)
@@ -189,7 +189,7 @@ class Notifier:
             self.queue.say_that_somebody_looks(at)
             self._said_at = at
         if not timedelta() <= at - self._forgot_at < FORGET_EVERY:
-            self.queue.forget_old(self._clock())
+            self.queue.forget_old(self.clock())
             self._forgot_at = at
 
 

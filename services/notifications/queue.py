@@ -17,7 +17,7 @@ from services.gateway.ringing import FIRST_CALL, ringing, rings
 from services.gateway.waits import Wait, WaitKind
 from services.notifications.rules import GAP, GAPS, Message
 
-CLAIM = timedelta(minutes=2)
+CLAIM = timedelta(minutes=1)
 """Longer than a message can take (channels.SEND_SECONDS), so that only a dead process's claim runs out."""
 REMEMBERED = timedelta(days=7)
 """How long rings of what waits no more are kept, for whoever asks whether somebody was rung."""

@@ -131,6 +131,32 @@ def disk(path: Path) -> list[Finding]:
     return [Finding("disk", enough, found, "" if enough else "make room, or move the data to a larger disk")]
 
 
+# Whom Haven rings
+
+
+def notifications(settings: Any) -> list[Finding]:
+    """Whom the operator's file names, without any address, and which countries it leaves without a focal point to ring. Raises
+    BadSetting."""
+    from events.vocabulary import Role  # noqa: PLC0415 - with it comes what few processes need
+    from reference import load  # noqa: PLC0415
+    from services.notifications.addresses import load_organisations  # noqa: PLC0415
+
+    countries = load().countries
+    found = []
+    organisations = load_organisations(settings, countries)
+    for name, one in organisations.items():
+        channels = ", ".join(f"{channel} ({address.service})" for channel, address in one.channels.items())
+        found.append(Finding(f"rings {name}", True, f"{one.role} of {one.country}: {channels}"))
+    reached = {one.country for one in organisations.values() if one.role is Role.COORDINATOR}
+    for country in countries:
+        if country not in reached:
+            remedy = "name its focal point in HAVEN_NOTIFY_FILE"
+            found.append(
+                Finding(f"rings {country}", False, "nobody is rung when a shelter there does not answer", remedy)
+            )
+    return found
+
+
 # PostgreSQL
 
 

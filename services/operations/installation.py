@@ -11,7 +11,15 @@ from services.config import BadSetting, Settings
 from services.operations import doctor
 from services.operations.doctor import Check, Finding
 
-TABLES = ("haven_gateway", "haven_projection", "haven_placement", "haven_capacity", "haven_eraser", "haven_auditor")
+TABLES = (
+    "haven_gateway",
+    "haven_projection",
+    "haven_placement",
+    "haven_capacity",
+    "haven_eraser",
+    "haven_auditor",
+    "haven_notifier",
+)
 """Roles that have a schema of their own, whose version matters to them."""
 ROLES = (*TABLES, "haven_relay", "haven_migrator")
 TOPICS: dict[str, tuple[str, ...] | None] = {
@@ -35,6 +43,8 @@ def checks(settings: Settings, schema_version: int) -> dict[str, Check]:
     }
     if settings.issuer:
         wanted["issuer"] = lambda: doctor.issuer(settings.issuer)
+    if settings.notify_file:
+        wanted["notifications"] = lambda: _or_bad_setting(lambda _: doctor.notifications(settings), "")
     if settings.database:
         wanted |= _peers(
             settings, "database", ROLES, "_password", lambda role: _database(settings, role, schema_version)

@@ -12,8 +12,11 @@ from events.log.engines import sqlite_engine
 from events.log.inbox import Consumer
 from events.log.store import EventLog
 from reference import load
+from services.notifications.notifier import Notifier
+from services.notifications.queue import RingQueue
 from services.operations import metrics
 from services.operations.case_metrics import watch_read_model
+from services.operations.ring_metrics import watch_notifier
 from services.operations.tracing import Tracer
 from services.operations.web import observe_requests
 from tests.gateway.world import World
@@ -29,6 +32,7 @@ TOLD = {
     "UnitsNotReported",
     "NobodyPublishes",
     "ProjectionBehind",
+    "NobodyIsRung",
 }
 """What an operator is promised to be told of."""
 
@@ -48,6 +52,8 @@ def known(tmp_path_factory) -> dict[str, Metric]:
     work.watch_log(world.log)
     work.watch_consumer(world.core.projection.consumer)
     watch_read_model(registry, world.log.engine, lambda: NOW, load().countries)
+    notifier = Notifier(RingQueue(world.log.engine), {}, load().clocks, "", lambda: NOW, lambda: NOW)
+    watch_notifier(registry, notifier, lambda: NOW)
     observe_requests(world.node.app, world.log, registry, Tracer("haven-test", None, registry))
     world.open()
     return {name: family for family in registry.collect() for name in names_of(family)}
@@ -125,7 +131,7 @@ def test_the_scrape_is_patient_enough_for_a_process_whose_database_is_silent() -
 def test_every_process_is_asked_for_its_metrics() -> None:
     (job,) = CONFIGURATION["scrape_configs"]
     (found,) = job["dns_sd_configs"]
-    assert set(found["names"]) == {"gateway", "projection", "placement", "capacity", "relay"}
+    assert set(found["names"]) == {"gateway", "projection", "placement", "capacity", "relay", "notify"}
     assert CONFIGURATION["rule_files"] == ["alerts.yml"]
 
 
