@@ -13,6 +13,7 @@ import axe_playwright_python
 import pytest
 
 from events.vocabulary import Stage
+from services.api_client import Client
 from services.gateway.pages.language import translations
 from services.gateway.pages.words import TABLES
 from tests.journeys.process import RunningNode
@@ -265,6 +266,38 @@ def test_the_board_shows_a_new_request_by_itself(browser: Any, node: RunningNode
         row.wait_for(timeout=5_000)
         assert board.evaluate("document.body.dataset.loaded") == "once", "by itself, not by loading the page again"
         assert findings(board) == []
+
+
+def test_the_map_of_regions_shows_a_report_by_itself(browser: Any, node: RunningNode, logins: dict[str, str]) -> None:
+    """Whoever stands on a tile keeps standing there."""
+    shelter = Client(node.url, logins)
+    unit = shelter.send("nl-shelter-01-staff", "GET", "/api/v1/shelters/nl-shelter-01/units").body["units"][0]
+    with a_page(browser, node) as (page, _):
+        sign_in(page, logins, "nl-coordinator-1")
+        page.goto("/regions")
+        page.wait_for_timeout(500)
+        page.evaluate("document.body.dataset.loaded = 'once'")
+        tile = page.locator(f".haven-tilemap__tile[href='#{unit['region']}']")
+        before = tile.locator(".haven-tilemap__number").text_content()
+        tile.focus()
+        capacity = f"/api/v1/shelters/nl-shelter-01/units/{unit['unit_id']}/capacity"
+        more = {"beds": unit["beds"] + 7, "free": unit["free"] + 7, "blocked": unit["blocked"]}
+        if unit["blocked"]:
+            more |= {"blocked_because": unit["blocked_because"]}
+        seen = f'"{unit["revision"]}"'
+        told = shelter.send("nl-shelter-01-staff", "PUT", capacity, more, If_Match=seen, Prefer="wait=10")
+        assert told.status == 200, told.body
+        page.wait_for_function(
+            "([tile, before]) => tile.querySelector('.haven-tilemap__number').textContent !== before",
+            arg=[tile.element_handle(), before],
+            timeout=5_000,
+        )
+        assert page.evaluate("document.body.dataset.loaded") == "once", "by itself, not by loading the page again"
+        assert page.evaluate("document.activeElement.getAttribute('href')") == f"#{unit['region']}"
+        page.keyboard.press("Enter")
+        assert page.evaluate("location.hash") == f"#{unit['region']}"
+        assert page.locator(f"tr#{unit['region']}").is_visible()
+        assert findings(page) == []
 
 
 @pytest.mark.timeout(120)

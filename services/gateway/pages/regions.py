@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from flask import Response, request
@@ -98,28 +99,28 @@ class RegionBeds:
 
     @property
     def beds(self) -> list[str]:
-        """Track by track, how many beds are free and how many perhaps."""
+        """Track by track, how many beds are free, how many perhaps, and whether there may be others: without a report nobody
+        knows, and that is not the same as none."""
         said = []
         for track in self.tracks:
-            certain, unsure = track["free_certain"], track["free_uncertain"]
-            beds = [ngettext("%(num)s bed free", "%(num)s beds free", certain)]
-            if unsure:
-                beds.append(ngettext("%(num)s bed perhaps free", "%(num)s beds perhaps free", unsure))
-            said.append(f"{word('Track', track['track'])}: {', '.join(beds)}")
+            parts = []
+            if track["units_fresh"] or track["units_ageing"]:
+                parts.append(ngettext("%(num)s bed free", "%(num)s beds free", track["free_certain"]))
+            if track["units_overdue"]:
+                unsure = track["free_uncertain"]
+                parts.append(ngettext("%(num)s bed perhaps free", "%(num)s beds perhaps free", unsure))
+            if track["units_not_reported"]:
+                parts.append(gettext("others not known") if parts else gettext("not known"))
+            said.append(f"{word('Track', track['track'])}: {', '.join(parts)}")
         return said
 
     @property
-    def reports(self) -> list[tuple[Freshness, str]]:
+    def reports(self) -> list[str]:
         """How old the reports are: of so many units each."""
-        found = [(freshness, self.sum(f"units_{freshness}")) for freshness in Freshness]
+        found = ((word("Freshness", freshness), self.sum(f"units_{freshness}")) for freshness in Freshness)
         return [
-            (
-                freshness,
-                ngettext(
-                    "%(state)s: %(num)s unit", "%(state)s: %(num)s units", units, state=word("Freshness", freshness)
-                ),
-            )
-            for freshness, units in found
+            ngettext("%(state)s: %(num)s unit", "%(state)s: %(num)s units", units, state=state)
+            for state, units in found
             if units
         ]
 
@@ -147,9 +148,15 @@ def by_country(regions: Iterable[RegionBeds], reference: Reference, ours: str) -
     return [(country, [found[code] for code in reference.regions_of(country)]) for country in countries]
 
 
-def hours_of(rhythm: Rhythm) -> dict[str, int]:
-    """After how many hours a report is worth less."""
-    return {name: int(getattr(rhythm, name).total_seconds() // 3600) for name in ("fresh", "ageing", "overdue")}
+def rhythms_of(reference: Reference) -> list[tuple[list[str], dict[str, int]]]:
+    """After how many hours a report is worth less, and in which countries: those that keep time alike together."""
+    found: dict[Rhythm, list[str]] = {}
+    for code, country in reference.countries.items():
+        found.setdefault(country.rhythm, []).append(code)
+    return [
+        (codes, {name: getattr(rhythm, name) // timedelta(hours=1) for name in ("fresh", "ageing", "overdue")})
+        for rhythm, codes in found.items()
+    ]
 
 
 @page("GET", "/regions", Role.COORDINATOR)
@@ -164,7 +171,7 @@ def regions(visit: Visit) -> Response:
         columns=1 + max(tile.column for tile in reference.tiles.values()),
         rows=1 + max(tile.row for tile in reference.tiles.values()),
         countries=by_country(found, reference, ours),
-        hours={code: hours_of(country.rhythm) for code, country in reference.countries.items()},
+        rhythms=rhythms_of(reference),
         call_first=any(region.is_to_be_phoned for region in found),
     )
 
