@@ -66,6 +66,8 @@ def server_files() -> list[Secret]:
 
 
 KEY_FILE = Secret("key-file", HAVEN)
+PAGES_SECRET = Secret("pages_client_secret", HAVEN)
+"""The pages' secret at the identity provider. That makes it up, so all that is made here is a place for it."""
 NOTIFY_FILE = Secret("notify-file", HAVEN)
 NOBODY_YET = """\
 # Whom Haven rings, and where (docs/operations.md, Notifications). Nobody yet: write each organisation like this.
@@ -93,12 +95,15 @@ def make(folder: Path, give: Callable[[Path, int, int], None] = os.chown, *, ren
     if not (folder / KEY_FILE.name).exists():
         load_or_create_key_file(folder / KEY_FILE.name)
         made.append(KEY_FILE.name)
+    if not (folder / PAGES_SECRET.name).exists():
+        private_file(folder / PAGES_SECRET.name, "")
+        made.append(PAGES_SECRET.name)
     if not (folder / NOTIFY_FILE.name).exists():
         private_file(folder / NOTIFY_FILE.name, NOBODY_YET)
         made.append(NOTIFY_FILE.name)
     if renew or not all((folder / name).exists() for name in (AUTHORITY, *(file.name for file in server_files()))):
         made += _make_certificates(folder)
-    for secret in (*passwords(), KEY_FILE, NOTIFY_FILE, *server_files()):
+    for secret in (*passwords(), KEY_FILE, PAGES_SECRET, NOTIFY_FILE, *server_files()):
         (folder / secret.name).chmod(secret.mode)
         give(folder / secret.name, secret.owner, secret.owner if secret.group == -1 else secret.group)
     (folder / AUTHORITY).chmod(0o644)  # a certificate, which everybody may see
@@ -130,6 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{refused}\n")
         return 1
     sys.stdout.write("".join(f"made {name}\n" for name in made) or "Nothing was missing.\n")
+    if not (chosen.folder / PAGES_SECRET.name).read_text().strip():
+        sys.stdout.write(
+            f"{PAGES_SECRET.name} is empty, and until it is filled nobody can sign in to the pages: put the secret there that the "
+            "identity provider has for the client haven-pages (deploy/keycloak/README.md).\n"
+        )
     return 0
 
 

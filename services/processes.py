@@ -252,7 +252,7 @@ class RelayProcess:
         name = f"{settings.kafka_prefix}.relay.{settings.worker}"
         broker = settings.broker("haven_relay")
         self._engines = relay_engines(settings)
-        self.relay = Relay(self._engines, broker, settings.layout, name, trace_headers)
+        self.relay = Relay(self._engines, broker, settings.layout, name, trace_headers, why_no_database)
 
     def run(self, watch: Watch) -> int:
         """Publishes until SIGTERM or SIGINT; the exit status."""

@@ -28,7 +28,7 @@ from events.kafka import topics
 from events.log.engines import sqlite_engine
 from services import cli, gateway_process, notify_process, processes
 from services.clock import real_time
-from services.config import Settings, read_settings
+from services.config import BadSetting, Settings, read_settings
 from services.migrate import ROLES
 from services.operations.health import OperationsServer
 
@@ -204,7 +204,9 @@ def asked_for(name: str, folder: Path, data: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(key, value)
     command = SERVICES[name]["command"][1:]
     if command == ["gateway"]:
-        gateway_process.GatewayProcess(read_settings())
+        process = gateway_process.GatewayProcess(read_settings())
+        with pytest.raises(BadSetting, match="pages_client_secret is empty"):  # nobody has put it there yet
+            process._identity.pages_secret()
     elif command == ["notify"]:
         notify_process.NotifyProcess(read_settings())
     elif command == ["relay"]:
@@ -266,6 +268,19 @@ def test_what_was_made_once_stays(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
     (tmp_path / "haven_relay_password").unlink()
     assert secrets.make(tmp_path, lambda *_: None) == ["haven_relay_password"]
+
+
+def test_the_pages_secret_is_the_issuers_to_make_up_and_stays_when_it_was_put_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = secrets.make
+    monkeypatch.setattr(secrets, "make", lambda folder, renew: make(folder, lambda *_: None, renew=renew))
+    assert secrets.main([str(tmp_path)]) == 0
+    assert "pages_client_secret is empty" in capsys.readouterr().out
+    (tmp_path / "pages_client_secret").write_text("made up by the issuer\n")
+    assert secrets.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "Nothing was missing.\n"
+    assert Settings(secrets_dir=tmp_path).secret("pages_client_secret") == "made up by the issuer"
 
 
 def test_renewing_changes_certificates_alone(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class Relay:
     """Publishes the logs of all services. Several processes may run it: one of them leads each log, the others wait.
 
     `engines` reach each service's schema under the relay's role. `headers` adds to a message what follows from its record
-    (the trace it belongs to).
+    (the trace it belongs to). `why_no_database` says cause and remedy of the database's trouble, for whoever runs Haven.
     """
 
     def __init__(
@@ -110,8 +110,10 @@ class Relay:
         layout: Layout,
         client_id: str,
         headers: Callable[[str], Mapping[str, str]] = lambda _record: {},
+        why_no_database: Callable[[sa.URL, BaseException], str] = lambda _url, failure: type(failure).__name__,
     ) -> None:
         self.broker = broker
+        self.why_no_database = why_no_database
         self.layout = layout
         self.topic_ids: dict[str, str] = {}
         self.problem = "has not looked at the topics yet"
@@ -352,7 +354,8 @@ class _Leader:
             case KafkaError():
                 self.status.problem = str(self._relay.broker.problem(failure, "take what is sent"))
             case _ if is_database_trouble(failure):
-                self.status.problem = f"the database cannot be used ({type(failure).__name__}); see that it answers"
+                why = self._relay.why_no_database(self._engine.url, failure)
+                self.status.problem = f"the database cannot be used: {why}"
             case _:
                 self.status.problem = f"cannot be sent ({type(failure).__name__}); see that the brokers answer"
         self.status.failed_total += 1

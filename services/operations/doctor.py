@@ -27,6 +27,7 @@ from services.operations.patience import NoAnswer, Patience
 if TYPE_CHECKING:
     from events.kafka.connection import Broker
     from events.kafka.layout import Layout
+    from services.config import Settings
 
 CHECK_SECONDS = 10.0
 CONNECT_SECONDS = 3.0
@@ -119,6 +120,12 @@ def key_file(path: Path) -> list[Finding]:
         remedy = "put it there, or correct HAVEN_SECRETS_DIR; `haven keys create` makes one for a new installation"
         return [Finding("key file", False, f"{path} cannot be read ({type(failure).__name__})", remedy)]
     return [Finding("key file", True, f"{len(keys.generations)} keys, {keys.current} is current")]
+
+
+def pages_secret(settings: "Settings") -> list[Finding]:
+    """Whether the pages can prove to the issuer that it is they. Raises BadSetting."""
+    settings.secret("pages_client_secret")
+    return [Finding("sign-in to pages", True, "the issuer's secret of the pages is there")]
 
 
 def disk(path: Path) -> list[Finding]:

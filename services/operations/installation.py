@@ -51,6 +51,8 @@ def checks(settings: Settings, schema_version: int) -> dict[str, Check]:
         )
         if _has(settings, "haven_gateway_password"):
             wanted["key file"] = lambda: doctor.key_file(settings.secret_file("key-file"))
+            if settings.issuer:
+                wanted["sign-in to pages"] = lambda: _or_bad_setting(lambda _: doctor.pages_secret(settings), "")
     elif (data / "key-file").exists():
         wanted["key file"] = lambda: doctor.key_file(data / "key-file")
     if settings.kafka:

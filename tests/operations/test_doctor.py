@@ -269,6 +269,26 @@ def test_a_process_is_examined_under_every_role_it_has_a_password_for(tmp_path: 
     assert SECRET not in str(bad)
 
 
+@pytest.mark.parametrize(("secret", "said"), [(None, "cannot be read"), ("", "is empty"), ("\n", "is empty")])
+def test_a_gateway_whose_pages_cannot_sign_anybody_in_is_found(
+    tmp_path: Path, closed_port: int, secret: str | None, said: str
+) -> None:
+    peers = {"database": f"postgresql://127.0.0.1:{closed_port}/haven", "issuer": f"http://127.0.0.1:{closed_port}"}
+    settings = installed(tmp_path, "haven_gateway_password", **peers)
+    path = settings.secret_file("pages_client_secret")
+    if secret is not None:
+        path.write_text(secret)
+        path.chmod(0o600)
+    check = {"sign-in to pages": checks(settings, 1)["sign-in to pages"]}
+    (bad,) = examine(check)
+    assert (bad.ok, "pages_client_secret" in bad.remedy, said in bad.remedy) == (False, True, True)
+    path.write_text(SECRET)
+    path.chmod(0o600)
+    (good,) = examine(check)
+    assert good.ok
+    assert SECRET not in str(good)
+
+
 def test_a_doctor_without_any_password_says_that_it_can_examine_nothing(tmp_path: Path) -> None:
     settings = installed(tmp_path, database="postgresql://127.0.0.1/haven", kafka="127.0.0.1:1", kafka_ca_file="ca.pem")
     bad = [finding for finding in examine(checks(settings, 1)) if not finding.ok]

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from events.log.engines import sqlite_engine
 from events.log.store import EventLog
-from services.config import read_settings
+from services.config import Settings, read_settings
 from services.operations.doctor import why_no_database
-from services.processes import Work, Worker, _told_to_stop
+from services.processes import RelayProcess, Work, Worker, _told_to_stop
 
 PATIENCE = 20
 
@@ -84,3 +84,21 @@ def test_who_waits_for_a_database_says_what_keeps_it() -> None:
     gone = why_no_database(url, failed("connection refused"))
     assert "start it, or correct HAVEN_DATABASE" in gone
     assert "PLOVER-41" not in refused + missing + gone
+
+
+def test_a_relay_without_its_database_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "haven_relay_password").write_text("PLOVER-41")
+    (tmp_path / "haven_relay_password").chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = Settings(database=f"postgresql://127.0.0.1:{port}/haven", kafka="127.0.0.1:1", secrets_dir=tmp_path)
+    relay = RelayProcess(settings).relay
+    leader, stop = relay._leaders[0], threading.Event()
+    leading = threading.Thread(target=leader.run, args=(stop,))
+    leading.start()
+    until("it says so", lambda: leader.status.problem)
+    stop.set()
+    leading.join(10)
+    reasons = relay.ready()
+    assert "start it, or correct HAVEN_DATABASE" in reasons[f"log of {leader.status.source}"]
+    assert "PLOVER-41" not in str(reasons)
