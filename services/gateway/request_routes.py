@@ -49,11 +49,15 @@ def known_request(call: Call, request_id: str) -> Json:
     view = call.gateway.read_model.request(request_id, parties(call.principal))
     if view is not None:
         return view
-    first = next(iter(call.gateway.log.read_stream(stream_of(request_id))), None)
-    if first is not None and isinstance(first.data, OpenRelocationRequest):
-        opened = call.gateway.read_model.outcome(first.id)
-        if opened is None and may_know_received(call.principal, first.data, first.actor):
-            return _received_view(first, first.data)
+    # No more work for a case of others than for one that is not there: how long a no takes must not tell the two apart.
+    first = call.gateway.log.first_of(stream_of(request_id))
+    if (
+        isinstance(first, Event)
+        and isinstance(first.data, OpenRelocationRequest)
+        and may_know_received(call.principal, first.data, first.actor)
+        and call.gateway.read_model.outcome(first.id) is None
+    ):
+        return _received_view(first, first.data)
     raise problems.not_found()
 
 
