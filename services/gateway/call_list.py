@@ -85,13 +85,14 @@ def _of(view: Json, country: str, clocks: Clocks, now: datetime, ringing: Ringin
     "Shelters to phone: asked urgently and silent, or reached by nothing; and whether Haven rings people at all",
 )
 def list_calls(call: Call) -> Response:
-    gateway, principal = call.gateway, call.principal
+    gateway = call.gateway
     ringing = gateway.ringing()
     views = [
-        present_request(view, principal) for view in gateway.read_model.requests_with_open_asks(parties(principal))
+        present_request(view, call.principal)
+        for view in gateway.read_model.requests_with_open_asks(parties(call.principal))
     ]
-    calls = calls_to_make(views, principal.country, gateway.reference.clocks, gateway.clock(), ringing)
-    gateway.note_read(principal, "call_list", sorted({one.request_id for one in calls}))
+    calls = calls_to_make(views, call.principal.country, gateway.reference.clocks, gateway.clock(), ringing)
+    gateway.note_read(call.principal, "call_list", sorted({one.request_id for one in calls}))
     return answer({"people_are_rung": ringing.is_on, "calls": msgspec.to_builtins(calls)})
 
 

@@ -28,7 +28,7 @@ CODE_LISTS: list[type[StrEnum]] = [
     Missing,
     Waited,
 ]
-OTHERS = {"EventType", "Region", "Resource", "Signature"}
+OTHERS = {"CallReason", "EventType", "Region", "Resource", "Signature"}
 SAID_BY_PAGES_ONLY = {"form-too-old", "sign-in-not-begun", "sign-in-failed"}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from flask import Response, request
@@ -205,6 +205,22 @@ def call_first(regions: Iterable[Json], country: str) -> list[Json]:
     ]
 
 
+def calls_shown(calls: Iterable[Json], now: datetime) -> tuple[list[Json], list[Json]]:
+    """Our own shelters to phone; and of those abroad the country and the case alone, each once: which shelter is for the focal
+    point there."""
+    ours: list[Json] = []
+    abroad: dict[tuple[str, str], Json] = {}
+    for call in calls:
+        # What was asked this very second was not asked "in 0 seconds".
+        asked_at = min(datetime.fromisoformat(call["asked_at"]), now - timedelta(seconds=1))
+        shown = {**call, "code": case_code(call["request_id"]), "asked_at": asked_at}
+        if call["ours"]:
+            ours.append(shown)
+        else:
+            abroad.setdefault((call["country"], call["request_id"]), shown)
+    return ours, list(abroad.values())
+
+
 def _open_requests(visit: Visit) -> list[Json]:
     """All of them: the one that falls off a list is the one that nobody looks at."""
     views: list[Json] = []
@@ -224,11 +240,13 @@ def board(visit: Visit) -> Response:
     lanes = lanes_of(_open_requests(visit), country, now)
     named = [(lane, gettext(LANE_NAMES[lane]), rows) for lane, rows in lanes.items()]
     alerts: Sequence[Json] = visit.ask("GET", "/alerts").data["set_aside"]
+    to_call = visit.ask("GET", "/call-list").data
+    ours, of_others = calls_shown(to_call["calls"], now)
     # A page that is open already asks for what stands now, and puts it where it was.
     is_part = "HX-Request" in request.headers
     if request.args.get("wall") == "1":
         template = "board_wall_standing.html" if is_part else "board_wall.html"
-        return visit.render(template, now=now, lanes=named, has_alerts=bool(alerts))
+        return visit.render(template, now=now, lanes=named, has_alerts=bool(alerts), calls=ours)
     regions = visit.ask("GET", "/availability").data["regions"]
     return visit.render(
         "board_standing.html" if is_part else "board_lanes.html",
@@ -237,6 +255,9 @@ def board(visit: Visit) -> Response:
         alerts=alerts,
         capacity=capacity_by_country(regions),
         call_first=call_first(regions, country),
+        people_are_rung=to_call["people_are_rung"],
+        calls=ours,
+        calls_of_others=of_others,
     )
 
 

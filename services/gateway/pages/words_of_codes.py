@@ -33,6 +33,7 @@ from events.vocabulary import (
     WithdrawalReason,
 )
 from reference import MovingEffect, Power
+from services.gateway.call_list import CallReason
 from services.gateway.demand import Missing, Waited
 from services.gateway.pages.language import mark
 
@@ -283,6 +284,11 @@ _TRAIL: Mapping[str, Table] = {
         Verb.DISCLOSURE: mark("Somebody else was told something"),
         Verb.COMBINATION: mark("Facts were put together"),
         Verb.ERASURE: mark("Something was made unreadable"),
+    },
+    "CallReason": {
+        CallReason.UNANSWERED: mark("It does not answer"),
+        CallReason.NOT_RUNG: mark("Nothing of Haven's reaches it"),
+        CallReason.NOBODY_IS_RUNG: mark("It was not rung"),
     },
     "Resource": {
         "relocation_request": mark("A request"),
