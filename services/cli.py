@@ -65,7 +65,7 @@ def run() -> None:
         _greet(settings, node.guests(), node.logins)
 
     try:
-        serve(node.app, settings.host, settings.port, started=started, hang_up=node.gateway.hang_up)
+        serve(node.app, settings.host, settings.port, node.gateway.feed, started=started)
     except (CannotListen, OtherUnitsHere) as refused:
         raise fail(str(refused)) from None
     finally:
@@ -279,15 +279,9 @@ def gateway() -> None:
         process = GatewayProcess(settings_now())
         with operated("haven-gateway", process.settings, process.ready) as watch:
             watch.work.watch_log(process.log)
-            observe_requests(process.app, process.log, watch.metrics, watch.tracer)
+            observe_requests(process.app, process.log, process.gateway.feed, watch.metrics, watch.tracer)
             settings = process.settings
             try:
-                serve(
-                    process.app,
-                    settings.host,
-                    settings.port,
-                    started=process.start,
-                    hang_up=process.gateway.hang_up,
-                )
+                serve(process.app, settings.host, settings.port, process.gateway.feed, started=process.start)
             finally:
                 process.stop()

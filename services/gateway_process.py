@@ -17,6 +17,7 @@ from services.clock import clock_of, real_time
 from services.config import Settings
 from services.gateway.alert_routes import set_aside_on_postgresql
 from services.gateway.api import create_app
+from services.gateway.feed import Feed, revoked
 from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
 from services.gateway.limits import Limits
@@ -71,9 +72,11 @@ class GatewayProcess:
             clock=self.clock,
             new_id=lambda: str(uuid4()),
             limits=Limits(settings.requests_per_minute, settings.beds_at_once, self.clock),
+            feed=Feed(read_model, self.log),
             set_aside=set_aside_on_postgresql(self.log.engine),
             ringing=ringing_in(self.log.engine, real_time),
         )
+        self.gateway.feed.doubts.append(revoked(store.revoked_among))
         self.app = create_app(self.gateway, settings.url, self.ready, *identity.blueprints)
         self.sessions = Sessions(self.log.engine, real_time)
         add_pages(self.app, self.gateway, identity, self.sessions, settings, real_time)

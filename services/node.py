@@ -30,6 +30,7 @@ from services.gateway.alert_routes import set_aside_in_node
 from services.gateway.api import create_app
 from services.gateway.authorization_server import refuse_when_external
 from services.gateway.erasure import Eraser
+from services.gateway.feed import Feed, revoked
 from services.gateway.identity import demo_identity
 from services.gateway.intake import Intake
 from services.gateway.limits import Limits
@@ -195,6 +196,7 @@ class Node:
             lambda: self.core.intake.forget_old_keys(self.clock()),
             self._token_store.forget_expired,
             self.sessions.forget_ended,
+            self.core.projection.forget_changes,
         )
         self._threads.append(
             threading.Thread(target=keep_house, args=(chores, self._stop), name="housekeeping", daemon=True)
@@ -280,9 +282,11 @@ class Node:
             clock=self.clock,
             new_id=lambda: str(uuid4()),
             limits=Limits(self.settings.requests_per_minute, self.settings.beds_at_once, self.clock),
+            feed=Feed(self.core.read_model, self.core.gateway_log),
             set_aside=set_aside_in_node(self.core.consumers),
             ringing=ringing_in(self.core.gateway_log.engine, real_time),
         )
+        self.gateway.feed.doubts.append(revoked(store.revoked_among))
         app = create_app(self.gateway, self.settings.url, self.ready, *identity.blueprints)
         self.sessions = Sessions(store.engine, real_time)
         self.sessions.create_schema()

@@ -38,6 +38,7 @@ from services.clock import Clock, clock_of
 from services.config import Settings
 from services.gateway.erasure import Eraser
 from services.gateway.projection import Projection, projection_log
+from services.housekeeping import keep_house
 from services.migrate import latest
 from services.operated import Threads, Watch
 from services.operations.case_metrics import watch_read_model
@@ -68,6 +69,8 @@ class Work:
     """Each with the services whose logs it follows."""
     channel: str
     pass_time: LetTimePass | None = None
+    chores: tuple[Callable[[], object], ...] = ()
+    """What is to be forgotten now and then."""
 
 
 def placement_work(settings: Settings, clock: Clock) -> Work:
@@ -87,8 +90,9 @@ def projection_work(settings: Settings, _clock: Clock) -> Work:
     log = projection_log(postgresql_engine(settings.database_url("haven_projection")), latest())
     # Without the keys that wrap: who destroys need not be able to open.
     keys = KeyStore(key_store_engine(settings.database_url("haven_eraser")), KeyEncryptionKeys({}))
-    consumers = ((Projection(log).consumer, SOURCES), (Eraser(log, keys).consumer, ("placement",)))
-    return Work(log, consumers, READ_MODEL)
+    projection = Projection(log)
+    consumers = ((projection.consumer, SOURCES), (Eraser(log, keys).consumer, ("placement",)))
+    return Work(log, consumers, READ_MODEL, chores=(projection.forget_changes,))
 
 
 WORK: dict[str, Callable[[Settings, Clock], Work]] = {
@@ -173,6 +177,8 @@ class Worker:
         self.threads.start("announcer", announcer.run)
         if self.work.pass_time is not None:
             self.threads.start("timers", self._let_time_pass)  # a hold expires also while no broker is there
+        if chores := self.work.chores:
+            self.threads.start("housekeeping", lambda stop: keep_house(chores, stop))
         layout = self.settings.layout
         topic_ids = self._until_there(lambda: topics.check(self.broker, layout, self.topics))
         if topic_ids is None:

@@ -1,4 +1,8 @@
-"""Serving a WSGI application until the process is told to stop."""
+"""Serving a WSGI application until the process is told to stop.
+
+waitress, with two things added: it refuses what a proxy may read otherwise, and a live stream gives its thread back. The
+connection stays with the server, and whoever has something to say writes to it (services/gateway/feed.py).
+"""
 
 import errno
 import signal
@@ -9,17 +13,22 @@ from typing import Any
 
 import waitress
 from flask import Flask
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer
+from waitress.task import WSGITask
 
-from services.gateway.stream import MOST_STREAMS
+from services.gateway.feed import MOST_STREAMS, Feed, Listener
+from services.gateway.stream import TAKE_OVER
 
-REQUEST_THREADS = 16
+REQUEST_THREADS = 32
+"""Some wait, for up to half a minute, for what becomes of a command (`Prefer: wait`)."""
 LARGEST_REQUEST = 128 * 1024
 """Bytes of a body the server reads at all; what a form or a document may have is less."""
-CONNECTIONS = 500
+CONNECTIONS = MOST_STREAMS + 500
 """Open at once. Whoever opens many and says nothing keeps the others out only beyond that, and for a minute."""
+MOST_UNSENT = 64 * 1024
+"""Bytes that a listener may be behind; then it has to come back, and goes on where it was."""
 
 
 _REMEDIES = {
@@ -49,8 +58,73 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
             raise ParsingError("A length or chunks, not both")
 
 
+class _Client:
+    """The connection of a stream, as the feed writes to it."""
+
+    def __init__(self, channel: Any, *, is_chunked: bool) -> None:
+        self._channel = channel
+        self._is_chunked = is_chunked
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._channel.connected)
+
+    def send(self, data: bytes) -> bool:
+        if self._channel.total_outbufs_len > MOST_UNSENT:
+            return False
+        try:
+            self._channel.write_soon(b"%x\r\n%s\r\n" % (len(data), data) if self._is_chunked else data)
+        except ClientDisconnected:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._channel.total_outbufs_len:
+            self._channel.will_close = True  # who does not read would never let the rest out
+        else:
+            if self._is_chunked and self.is_open:
+                self.send(b"")  # the chunk that says: this is the end
+            self._channel.close_when_flushed = True
+        self._channel.server.pull_trigger()
+
+
+class _Task(WSGITask):  # type: ignore[misc]
+    """One request. The application may keep its connection for a stream; the thread goes on to the next request."""
+
+    kept: Listener | None = None
+
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        environ[TAKE_OVER] = lambda listener: setattr(self, "kept", listener)
+        return environ
+
+    def service(self) -> None:
+        try:
+            super().service()
+        except BaseException:
+            if self.kept is not None:
+                self.kept.close()
+            raise
+
+    def finish(self) -> None:
+        if self.kept is None:
+            super().finish()
+            return
+        self.close_on_finish = False
+        self.channel.is_kept = True
+        self.kept.start(_Client(self.channel, is_chunked=self.chunked_response))
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
+    task_class = _Task
+    is_kept = False
+
+    def received(self, data: bytes) -> bool:
+        if self.is_kept:  # a stream is the last thing on its connection: there is no next request
+            self.will_close = True
+            return False
+        return bool(super().received(data))
 
 
 def server_of(app: Callable[..., Any], host: str, port: int) -> Any:
@@ -60,9 +134,9 @@ def server_of(app: Callable[..., Any], host: str, port: int) -> Any:
             app,
             host=host,
             port=port,
-            threads=REQUEST_THREADS + MOST_STREAMS,
+            threads=REQUEST_THREADS,
             ident="",
-            send_bytes=1,  # the live stream must leave at once, not when a buffer is full
+            send_bytes=1,  # a line of a stream must leave at once, not when a buffer is full
             max_request_header_size=32 * 1024,
             max_request_body_size=LARGEST_REQUEST,
             channel_timeout=60,
@@ -77,36 +151,23 @@ def server_of(app: Callable[..., Any], host: str, port: int) -> Any:
     return server
 
 
-def serve(app: Flask, host: str, port: int, *, started: Callable[[], None], hang_up: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then ends the live streams with `hang_up` and returns. `started` is called once it
-    listens. Raises CannotListen."""
-    try:
-        server = waitress.create_server(
-            app,
-            host=host,
-            port=port,
-            threads=REQUEST_THREADS + MOST_STREAMS,
-            ident="",
-            send_bytes=1,  # the live stream must leave at once, not when a buffer is full
-            max_request_header_size=32 * 1024,
-            max_request_body_size=128 * 1024,
-            channel_timeout=60,
-            connection_limit=CONNECTIONS,
-            asyncore_use_poll=True,  # select() takes no file above 1024
-            channel_request_lookahead=1,  # or it is not noticed that whoever listened to a stream has left
-        )
-    except OSError as failure:
-        raise CannotListen(host, port, failure) from None
+def serve(app: Flask, host: str, port: int, feed: Feed, *, started: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then ends the live streams and returns. `started` is called once it listens. Raises
+    CannotListen."""
+    server = server_of(app, host, port)
+    stopped = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         # In a thread of its own: this handler may have interrupted the very lock that waking a listener takes.
-        threading.Thread(target=hang_up, daemon=True).start()
+        threading.Thread(target=feed.hang_up, daemon=True).start()
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
         started()
+        threading.Thread(target=feed.run, args=(stopped,), name="streams", daemon=True).start()
         server.run()
     finally:
+        stopped.set()
         server.close()

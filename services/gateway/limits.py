@@ -23,7 +23,7 @@ from services.gateway.principals import Principal
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 12
-"""Requests of one person that may be under way: whoever waits for an outcome keeps a thread busy, and there are 64."""
+"""Requests of one person that may be under way: whoever waits for an outcome keeps a thread busy, and there are 32."""
 STREAMS_AT_ONCE = 8
 """Live streams of one person: as many tabs and telephones as anybody looks at."""
 REMEMBERED = timedelta(days=1)

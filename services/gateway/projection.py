@@ -23,6 +23,7 @@ from services.gateway.read_model import (
     TABLES,
     Json,
     ReadModel,
+    changes,
     changes_metadata,
     metadata,
     moment_key,
@@ -34,6 +35,8 @@ from services.gateway.views import parties_of, plain, view_of_request, view_of_u
 from services.gateway.waits import Wait, waits_of_request, waits_of_unit
 
 CONSUMER = "gateway.read_model"
+KEPT_CHANGES = 100_000
+"""So far back a live stream can be taken up again: days of the busiest year."""
 
 _VERBS: dict[type, Verb] = {
     g.OpenRelocationRequest: Verb.COLLECTION,
@@ -114,6 +117,12 @@ class Projection:
             run.show_request(tx, event, data)
         elif isinstance(data, c.CapacityEvent):
             run.show_unit(tx, event, data)
+
+    def forget_changes(self, keep: int = KEPT_CHANGES) -> None:
+        """Drops what moved long ago: whoever comes back from before reads everything again."""
+        with self.log.writing() as tx:
+            last = sa.select(sa.func.max(changes.c.seq)).scalar_subquery()
+            tx.connection.execute(sa.delete(changes).where(changes.c.seq <= last - keep))
 
     def rebuild(self, sources: Mapping[str, EventLog]) -> tuple[str, str]:
         """Drops the read model and builds it again from the logs; returns the digests before and after, which differ only

@@ -294,11 +294,16 @@ class ReadModel:
         with self.as_known_to(parties) as connection:
             return connection.execute(query).all()
 
-    def last_change(self) -> int:
-        """Number of the last change there is, whoever may hear of it."""
-        last = "SELECT max(seq) FROM changes" if self._on_sqlite else "SELECT seq FROM last_change"
+    def kept_changes(self) -> tuple[int, int]:
+        """Numbers of the first change that is still known and of the last there is, whoever may hear of them."""
+        kept = "SELECT (SELECT min(seq) FROM changes) AS first, (SELECT max(seq) FROM changes) AS seq"
         with self._engine.connect() as connection:
-            return int(connection.exec_driver_sql(last).scalar() or 0)
+            row = connection.exec_driver_sql(kept if self._on_sqlite else "SELECT first, seq FROM last_change").one()
+        last = int(row.seq or 0)
+        return int(row.first or last + 1), last
+
+    def last_change(self) -> int:
+        return self.kept_changes()[1]
 
     def digest(self) -> str:
         """SHA-256 over every row of the read model in key order; on PostgreSQL, as whoever may see them all."""

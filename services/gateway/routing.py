@@ -3,7 +3,6 @@ published API document. A route without a rule cannot exist.
 """
 
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from services.gateway import problems
 from services.gateway.access import actor_of, authorise
 from services.gateway.bodies import Body, read_body
 from services.gateway.dpop import sent_proof
+from services.gateway.feed import Feed
 from services.gateway.intake import LONGEST_WAIT, Accepted, Intake, Intent
 from services.gateway.limits import Limits
 from services.gateway.principals import Principal, Scope
@@ -50,18 +50,12 @@ class Gateway:
     verifier: TokenVerifier
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
+    feed: Feed
     set_aside: Callable[[], Sequence[Any]] = tuple
     """What waits for whoever runs Haven (services/gateway/alert_routes.py)."""
     ringing: AskAboutRinging = Ringing
     """Whether people are rung, and whom nothing reached."""
     limits: Limits = field(default_factory=Limits)
-    closing: threading.Event = field(default_factory=threading.Event)
-
-    def hang_up(self) -> None:
-        """Ends every live stream at once, so that a server that is told to stop need not wait for its listeners."""
-        self.closing.set()
-        for wake in tuple(self.log.listeners):
-            wake()
 
     def note_read(
         self, principal: Principal, resource: str, subjects: Sequence[str] = (), purpose: ReadPurpose | None = None

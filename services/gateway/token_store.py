@@ -1,7 +1,7 @@
 """What every gateway process must know about tokens at once: which are refused before their time, which proofs were used."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -59,10 +59,14 @@ class TokenStore:
 
     def is_revoked(self, *subjects: str) -> bool:
         """Whether any of these token and person ids is revoked now."""
+        return bool(self.revoked_among(subjects))
+
+    def revoked_among(self, subjects: Collection[str]) -> frozenset[str]:
+        """Those of these token and person ids that are revoked now."""
         now = self._now().timestamp()
         stands = sa.and_(revocations.c.subject.in_(subjects), revocations.c.until > now)
         with _closed_on_trouble(), self.engine.connect() as connection:
-            return connection.execute(sa.select(revocations.c.until).where(stands).limit(1)).first() is not None
+            return frozenset(connection.scalars(sa.select(revocations.c.subject).where(stands)))
 
     def is_first_use(self, proof: str, until: datetime) -> bool:
         """Whether nobody has used this proof before, in any process. Whoever is told so has used it up.

@@ -4,7 +4,7 @@ a header or a body, so neither an id nor a person can get into a label or an att
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from secrets import randbits
 
 from flask import Flask, Response, g, has_request_context, request
@@ -23,10 +23,9 @@ PROBES = frozenset({"/healthz", "/readyz"})
 """Asked every few seconds, by nobody who wants anything: counted, not traced."""
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
-EVENT_STREAM = "text/event-stream"
 
 
-def observe_requests(app: Flask, log: EventLog, metrics: CollectorRegistry, tracer: Tracer) -> None:
+def observe_requests(app: Flask, log: EventLog, streams: Sized, metrics: CollectorRegistry, tracer: Tracer) -> None:
     """Counts and traces every request of the application, and what it appends to the gateway's log: the commands of one
     request hang under its span. In place of `tracer.watch_log`."""
     answered = Counter(
@@ -42,7 +41,8 @@ def observe_requests(app: Flask, log: EventLog, metrics: CollectorRegistry, trac
         buckets=BUCKETS,
         registry=metrics,
     )
-    streams = Gauge("haven_http_open_streams", "Live streams open now", registry=metrics)
+    listening = Gauge("haven_http_open_streams", "Live streams open now", registry=metrics)
+    listening.set_function(lambda: len(streams))
 
     @app.before_request
     def begin() -> None:
@@ -57,9 +57,6 @@ def observe_requests(app: Flask, log: EventLog, metrics: CollectorRegistry, trac
         began, counter = g.haven_began
         answered.labels(method, route, str(response.status_code)).inc()
         seconds.labels(method, route).observe(time.perf_counter() - counter)
-        if response.mimetype == EVENT_STREAM:
-            streams.inc()
-            response.call_on_close(streams.dec)
         if route not in PROBES:
             tracer.requested(_span_of_request(), method, route, response.status_code, began)
         return response

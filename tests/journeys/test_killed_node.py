@@ -23,7 +23,7 @@ from services.api_client import Client
 from services.capacity.domain.unit import UnitDecider
 from services.placement.domain.relocation_request import RelocationRequestDecider
 from services.seeding import OtherUnitsHere, seed
-from services.serving import CannotListen, serve
+from services.serving import CannotListen, server_of
 from simulation.invariants import audit
 from simulation.inventory import synthetic_inventory
 from tests.events.drafts import NOON
@@ -133,7 +133,7 @@ def test_a_port_that_cannot_be_had_says_why(code: int, remedy: str, monkeypatch:
 
     monkeypatch.setattr(waitress, "create_server", refuse)
     with pytest.raises(CannotListen, match=remedy):
-        serve(Flask("node"), "127.0.0.1", 80, started=list, hang_up=list)
+        server_of(Flask("node"), "127.0.0.1", 80)
 
 
 def test_synthetic_shelters_are_not_put_beside_others(durable_log: EventLog) -> None:

@@ -54,7 +54,7 @@ def known(tmp_path_factory) -> dict[str, Metric]:
     watch_read_model(registry, world.log.engine, lambda: NOW, load().countries)
     notifier = Notifier(RingQueue(world.log.engine), {}, load().clocks, "", lambda: NOW, lambda: NOW)
     watch_notifier(registry, notifier, lambda: NOW)
-    observe_requests(world.node.app, world.log, registry, Tracer("haven-test", None, registry))
+    observe_requests(world.node.app, world.log, world.node.gateway.feed, registry, Tracer("haven-test", None, registry))
     world.open()
     return {name: family for family in registry.collect() for name in names_of(family)}
 

@@ -182,7 +182,7 @@ def test_no_label_holds_an_id_a_person_or_an_organisation(world, registry) -> No
     for consumer in world.core.consumers:
         work.watch_consumer(consumer)
     watch_cases(world, registry)
-    observe_requests(world.node.app, world.log, registry, Tracer("haven-test", None))
+    observe_requests(world.node.app, world.log, world.node.gateway.feed, registry, Tracer("haven-test", None))
     request_id = world.bring_to(Stage.DEPARTED)
     world.send(None, "GET", f"/{CALLBACK}")
     world.send(None, "BREW", f"{PREFIX}/relocation-requests")
@@ -443,7 +443,7 @@ def test_what_asking_raised_is_raised_to_whoever_asked() -> None:
 
 
 def test_requests_are_counted_by_rule_and_streams_while_they_are_open(world, registry) -> None:
-    observe_requests(world.node.app, world.log, registry, Tracer("haven-test", None))
+    observe_requests(world.node.app, world.log, world.node.gateway.feed, registry, Tracer("haven-test", None))
     request_id = world.open()
     world.done(world.read(POLICE, request_id))
     world.send(None, "GET", f"{PREFIX}/relocation-requests/{request_id}")

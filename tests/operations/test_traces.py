@@ -70,7 +70,7 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
             tracer.watch_log(log)
     for consumer in world.core.consumers:
         tracer.watch_consumer(consumer)
-    observe_requests(world.node.app, world.log, CollectorRegistry(), tracer)
+    observe_requests(world.node.app, world.log, world.node.gateway.feed, CollectorRegistry(), tracer)
     yield Traced(world, exporter, tracer)
     tracer.stop()
 

@@ -13,7 +13,7 @@ def test_a_coordinator_hears_that_a_request_moved(world: World) -> None:
     assert answer.mimetype == "text/event-stream"
     assert answer.headers["Cache-Control"] == "no-store"
     lines = answer.response
-    assert next(lines) == b"retry: 2000\n\n"
+    assert next(lines).startswith(b"retry: ")
     request_id = world.open()
     event = next(line for line in lines if b"data:" in line).decode()
     said = json.loads(event.partition("data: ")[2])
@@ -48,7 +48,7 @@ def test_nothing_is_said_after_a_session_has_ended_but_that_the_page_must_look(w
     reader = Reader(world, ORIGIN)
     answer = reader.client.get("/live", base_url=world.node.settings.url, buffered=False)
     lines = answer.response
-    assert next(lines) == b"retry: 2000\n\n"
+    assert next(lines).startswith(b"retry: ")
     world.node.sessions.end(reader.cookie)
     world.open()
     assert list(lines) == [b"event: moved\ndata: {}\n\n"]

@@ -90,6 +90,7 @@ def add_pages(
         signing_acr=settings.signing_acr,
         asks_again=bool(settings.issuer),
     )
+    gateway.feed.doubts.append(sessions.doubts)
     site = Site(gateway, sessions, login, guests)
     open_to_all = (
         entrance.entrance(site),

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.code_flow import Flow
+from services.gateway.feed import Listener
 from services.gateway.principals import Principal
 
 IDLE = timedelta(minutes=15)
@@ -120,9 +121,17 @@ class Sessions:
             connection.execute(sa.insert(page_sessions), row)
         return cookie
 
-    def is_open(self, cookie: str) -> bool:
-        """Whether its session lasts; being asked is no use of it."""
-        return self._row(session_id_of(cookie)) is not None
+    def doubts(self, listeners: Sequence[Listener]) -> list[Listener]:
+        """Whose session has ended while they listened, which is no use of it."""
+        by_session = {one.session_id for one in listeners} - {""}
+        if not by_session:
+            return []
+        query = sa.select(page_sessions.c.session_id).where(
+            page_sessions.c.session_id.in_(by_session), self._lasts(self._seconds())
+        )
+        with self._engine.connect() as connection:
+            ended = by_session - set(connection.scalars(query))
+        return [one for one in listeners if one.session_id in ended]
 
     def find(self, cookie: str) -> Session | None:
         """The session of a cookie; None if it has ended, was idle for too long, or never was."""
@@ -178,9 +187,11 @@ class Sessions:
         then = self._seconds() - int(LOCKED_FOR.total_seconds())
         self._delete((page_sessions.c.ends_at < then) | (page_sessions.c.seen_at < then - IDLE.total_seconds()))
 
+    def _lasts(self, at: int) -> sa.ColumnElement[bool]:
+        return (page_sessions.c.ends_at > at) & (page_sessions.c.seen_at > at - IDLE.total_seconds())
+
     def _row(self, session_id: str, at: int | None = None) -> Any:
-        now = self._seconds() if at is None else at
-        lasts = (page_sessions.c.ends_at > now) & (page_sessions.c.seen_at > now - IDLE.total_seconds())
+        lasts = self._lasts(self._seconds() if at is None else at)
         query = sa.select(page_sessions).where(page_sessions.c.session_id == session_id, lasts)
         with self._engine.connect() as connection:
             return connection.execute(query).first()
