@@ -1,0 +1,59 @@
+"""Every page somebody can get to by its links: from the first page on, and from each of those."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from services.gateway.pages import PAGES
+from services.gateway.pages.frame import Page
+
+_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_LINKS = """[...document.querySelectorAll("a[href]:not([download])")]
+    .filter(link => link.origin === location.origin).map(link => link.pathname + link.search)"""
+NO_PAGES = ("/language/", "/sign-in", "/static/", "/api/v1/")
+AT_MOST = 4
+"""So many pages of one kind are looked at."""
+STATES_OF_A_CASE = 12
+"""A case looks different at every stage."""
+
+
+Tour = dict[str, list[str]]
+"""Addresses by what kind of page they are, the nearest first."""
+
+
+def kind_of(address: str) -> str:
+    """What kind of page an address is: without the ids in it."""
+    parts = urlsplit(address)
+    return "?".join(filter(None, (_ID.sub("*", parts.path), "&".join(sorted(dict(parse_qsl(parts.query)))))))
+
+
+def tour_of(page: Any, begin: Sequence[str]) -> Tour:
+    """The addresses of all pages that are linked."""
+    waiting, known = list(begin), set(begin)
+    tour: Tour = {}
+    seen: Counter[str] = Counter()
+    while waiting:
+        address = waiting.pop(0)
+        kind = kind_of(address)
+        seen[kind] += 1
+        if seen[kind] > (STATES_OF_A_CASE if kind == "/requests/*" else AT_MOST):
+            continue
+        if "text/html" not in page.goto(address).headers["content-type"]:
+            continue  # a document to keep
+        tour.setdefault(kind, []).append(address)
+        for link in page.evaluate(_LINKS):
+            if link not in known and not link.startswith(NO_PAGES):
+                known.add(link)
+                waiting.append(link)
+    return tour
+
+
+def _kind_of_page(page: Page) -> str:
+    return re.sub(r"<[^>]+>", "*", page.path)
+
+
+def pages_for(role: str) -> set[str]:
+    """The kinds of pages that are made for this role."""
+    return {_kind_of_page(page) for page in PAGES if page.method == "GET" and role in page.roles} - {"/live"}
