@@ -92,7 +92,8 @@ def list_calls(call: Call) -> Response:
         for view in gateway.read_model.requests_with_open_asks(parties(call.principal))
     ]
     calls = calls_to_make(views, call.principal.country, gateway.reference.clocks, gateway.clock(), ringing)
-    gateway.note_read(call.principal, "call_list", sorted({one.request_id for one in calls}))
+    if calls:  # a list of nobody tells nothing of anybody, and every board asks for it again and again
+        gateway.note_read(call.principal, "call_list", sorted({one.request_id for one in calls}))
     return answer({"people_are_rung": ringing.is_on, "calls": msgspec.to_builtins(calls)})
 
 
