@@ -63,6 +63,7 @@ def always_bed_one(_decider: UnitDecider, _unit: object, message: HoldRequested,
     ]
 
 
+@pytest.mark.attack(58)
 def test_the_database_alone_refuses_a_second_hold_on_a_bed(
     worker: CapacityWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

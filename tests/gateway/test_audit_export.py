@@ -161,6 +161,7 @@ def test_nobody_else_takes_the_trail_along(world: World) -> None:
 @pytest.mark.parametrize(
     "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1", "\uff0d1", "\uff0b1", "\uff201"]
 )
+@pytest.mark.attack(54)
 def test_what_a_spreadsheet_would_compute_is_made_text(text: str) -> None:
     assert harmless(text) == f"'{text}"
 
@@ -177,6 +178,7 @@ def an_entry(**changes: str) -> Json:
     return {**named, **said, "actor": actor | changes}
 
 
+@pytest.mark.attack(52, 54)
 def test_a_table_stays_a_table_whatever_an_id_holds() -> None:
     wicked = '=cmd|"/c calc"!A0'
     (row,) = as_rows(Format.CSV, [an_entry(person=wicked, organisation='a"b,c;d\r\ne\tf', country="é")])

@@ -274,6 +274,7 @@ def test_one_account_cannot_use_the_secret_of_another(node):
 
 
 @pytest.mark.parametrize("grant", ["password", "refresh_token", "implicit", "", 'client_credentials"<script>'])
+@pytest.mark.attack(12)
 def test_other_grants_do_not_exist(grant, node):
     response = node.post("/oauth/token", {"grant_type": grant}, (REFERRER, node.logins[REFERRER]))
     assert (response.status_code, response.json["error"]) == (400, "unsupported_grant_type")
@@ -333,6 +334,7 @@ def test_a_page_that_asks_only_for_what_cannot_be_had_is_told_so(scope, node):
     assert returned == {"error": "invalid_scope", "state": "state-1", "iss": ISSUER}
 
 
+@pytest.mark.attack(28)
 def test_a_code_used_twice_gives_nothing_and_revokes_the_first_token(node):
     code = node.code()
     token = node.redeem(code).json["access_token"]
@@ -343,6 +345,7 @@ def test_a_code_used_twice_gives_nothing_and_revokes_the_first_token(node):
     assert refused.value.reason is Reason.REVOKED
 
 
+@pytest.mark.attack(28)
 def test_a_code_used_twice_at_once_leaves_no_working_token(node):
     code = node.code()
     together = threading.Barrier(4)
@@ -390,6 +393,7 @@ def test_a_code_is_only_good_for_the_client_it_was_given_to(node, clock):
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(59, 200), (60, 400), (61, 400)])
+@pytest.mark.attack(29)
 def test_a_code_lives_a_minute(seconds, status, node, clock):
     code = node.code()
     clock.advance(seconds=seconds)
@@ -420,6 +424,7 @@ def test_codes_that_nobody_used_are_forgotten(node, clock, monkeypatch):
     ],
     ids=str,
 )
+@pytest.mark.attack(30)
 def test_a_code_with_the_wrong_proof_gives_nothing(wrong, node):
     response = node.redeem(node.code(), **wrong)
     assert response.status_code == 400
@@ -456,6 +461,7 @@ def test_a_code_without_the_secret_of_the_pages_gives_nothing_and_stays_good(nod
     ],
     ids=str,
 )
+@pytest.mark.attack(30, 33)
 def test_a_sign_in_without_state_or_s256_is_sent_back_with_an_error(wrong, node):
     returned = answer(node.ask(**wrong))
     assert (returned["error"], returned["iss"]) == ("invalid_request", ISSUER)
@@ -497,6 +503,7 @@ def test_only_the_code_flow_exists(response_type, node):
     ],
 )
 @pytest.mark.parametrize("method", ["get", "post"])
+@pytest.mark.attack(31)
 def test_a_redirect_address_that_is_not_registered_to_the_letter_leads_nowhere(redirect_uri, method, node):
     response = getattr(node.browser, method)(authorize(redirect_uri=redirect_uri), base_url=ISSUER)
     assert response.status_code == 400
@@ -567,6 +574,7 @@ def test_what_is_not_an_account_with_its_password_does_not_sign_in(username, pas
     assert node.sign_in(username, password).status_code == 403
 
 
+@pytest.mark.attack(37)
 def test_a_form_that_another_site_sends_is_refused(node):
     form = {"username": COORDINATOR, "password": node.logins[COORDINATOR], "csrf": csrf(node.ask())}
     for headers in ({"Origin": "https://attacker.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9999"}):
@@ -578,6 +586,7 @@ def test_a_form_that_another_site_sends_is_refused(node):
     assert node.browser.post(authorize(), base_url=ISSUER, data=form, headers=headers).status_code == 303
 
 
+@pytest.mark.attack(33, 37)
 def test_a_form_without_its_token_or_its_cookie_or_for_another_request_is_refused(node):
     account = {"username": COORDINATOR, "password": node.logins[COORDINATOR]}
     token = csrf(node.ask())
@@ -592,6 +601,7 @@ def test_a_form_without_its_token_or_its_cookie_or_for_another_request_is_refuse
 # -- guessing
 
 
+@pytest.mark.attack(61)
 def test_guessing_is_slowed_down_for_a_minute_and_then_allowed_again(node, clock):
     assert [node.sign_in(COORDINATOR, "wrong").status_code for _ in range(6)] == [403] * 5 + [429]
     refused = node.sign_in(COORDINATOR)
@@ -608,11 +618,13 @@ def test_a_program_that_guesses_is_slowed_down_too(node):
     assert node.login(COORDINATOR).status_code == 200
 
 
+@pytest.mark.attack(44)
 def test_names_that_do_not_exist_are_slowed_down_like_those_that_do(node):
     tried = [node.post("/oauth/token", {"grant_type": "client_credentials"}, ("nobody", "x")) for _ in range(6)]
     assert [response.status_code for response in tried] == [401] * 5 + [429]
 
 
+@pytest.mark.attack(61)
 def test_guessing_across_names_is_slowed_down_for_the_whole_process(node):
     statuses = [
         node.post("/oauth/token", {"grant_type": "client_credentials"}, (f"name-{number}", "x")).status_code
@@ -837,6 +849,7 @@ def test_revoking_nothing_is_refused(node):
     assert (response.status_code, response.json["error"]) == (400, "invalid_request")
 
 
+@pytest.mark.attack(13)
 def test_a_revoked_token_stays_revoked_after_a_restart(tmp_path, clock):
     before = Node(tmp_path, clock)
     revoked, kept = before.token(REFERRER), before.token(REFERRER)
@@ -969,12 +982,14 @@ def test_a_stranger_is_refused_everywhere(address, method, path, node):
 
 @pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via", "X-Forwarded-Host"])
+@pytest.mark.attack(27)
 def test_whoever_comes_through_a_proxy_is_refused(header, method, path, node):
     response = node.program.open(path, method=method, base_url=ISSUER, headers={header: "127.0.0.1"})
     assert response.status_code == 403
 
 
 @pytest.mark.parametrize("host", ["http://attacker.example:8080", "http://localhost:8080", "http://127.0.0.1:8081"])
+@pytest.mark.attack(51)
 def test_the_node_answers_only_under_its_own_name(host, node):
     response = node.program.get("/oauth/jwks.json", base_url=host)
     assert response.status_code == 421
@@ -1080,6 +1095,7 @@ def test_a_signing_key_that_others_can_read_is_not_used(tmp_path):
 # -- the log
 
 
+@pytest.mark.attack(52)
 def test_nothing_secret_is_ever_logged(tmp_path, clock, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
     node = Node(tmp_path, clock)

@@ -187,6 +187,7 @@ def is_wrong(path: tuple[Any, ...], what: str, value: Any, good: Any) -> bool:
 
 
 @pytest.mark.parametrize("rule", WITH_BODY, ids=name_of)
+@pytest.mark.attack(49, 50, 54)
 def test_a_wrong_value_in_any_field_is_refused_by_name(world: World, rule: Rule) -> None:
     good = GOOD[name_of(rule)]
     for path in places(good):
@@ -206,6 +207,7 @@ def test_a_wrong_value_in_any_field_is_refused_by_name(world: World, rule: Rule)
 
 
 @pytest.mark.parametrize("rule", WITH_BODY, ids=name_of)
+@pytest.mark.attack(16, 42)
 def test_a_field_that_is_missing_unknown_or_there_twice_is_refused(world: World, rule: Rule) -> None:
     good = GOOD[name_of(rule)]
     assert rule.body is not None
@@ -263,6 +265,7 @@ NOT_JSON = {
 
 
 @pytest.mark.parametrize("rule", WITH_BODY, ids=name_of)
+@pytest.mark.attack(49, 50)
 def test_what_is_not_one_json_object_is_refused(world: World, rule: Rule) -> None:
     for what, content in NOT_JSON.items():
         problem = is_problem(post(world, rule, content), 400)
@@ -273,6 +276,7 @@ def test_what_is_not_one_json_object_is_refused(world: World, rule: Rule) -> Non
 @pytest.mark.parametrize(
     "depth", [pytest.param(10**5, id="10^5 deep, larger than any body may be"), pytest.param(10_000, id="10^4 deep")]
 )
+@pytest.mark.attack(49)
 def test_deep_nesting_is_refused(world: World, depth: int) -> None:
     for opening, closing in (("[", "]"), ('{"household":', "}")):
         content = opening * depth + "1" + closing * depth
@@ -280,6 +284,7 @@ def test_deep_nesting_is_refused(world: World, depth: int) -> None:
 
 
 @pytest.mark.parametrize("rule", WITH_BODY, ids=name_of)
+@pytest.mark.attack(48, 51)
 def test_what_is_not_declared_as_json_or_too_large_is_refused_unread(world: World, rule: Rule) -> None:
     content = json.dumps(GOOD[name_of(rule)]).encode()
     for declared in (
@@ -299,6 +304,7 @@ def test_what_is_not_declared_as_json_or_too_large_is_refused_unread(world: Worl
     is_problem(answer, 411)
 
 
+@pytest.mark.attack(48)
 def test_the_largest_body_is_read_and_one_byte_more_is_not(world: World) -> None:
     rule = next(rule for rule in WITH_BODY if name_of(rule) == "withdraw_request")
     fits = b'{"reason": "nonsense"}'.ljust(LARGEST_BODY)
@@ -323,11 +329,13 @@ CODES = [
 
 
 @pytest.mark.parametrize(("field", "value", "named"), CODES)
+@pytest.mark.attack(56)
 def test_an_opening_with_an_impossible_value_is_refused(world: World, field: str, value: Any, named: str) -> None:
     answer = post(world, WITH_BODY[0], json.dumps(AN_OPENING | {field: value}).encode())
     assert is_problem(answer, 400)["field"] == named
 
 
+@pytest.mark.attack(56)
 def test_today_is_the_day_of_the_country_where_the_danger_is() -> None:
     half_past_midnight = datetime(2026, 11, 23, 23, 30, tzinfo=UTC)
     body = msgspec.convert(AN_OPENING | {"reflection_started_on": "2026-11-24"}, bodies.OpenRequest)
@@ -385,12 +393,14 @@ def test_an_answer_that_is_both_yes_and_no_is_refused(world: World, body: Json, 
         ({"beds": 201, "free": 1}, "beds"),
     ],
 )
+@pytest.mark.attack(56)
 def test_a_report_that_cannot_be_true_is_refused(world: World, body: Json, named: str) -> None:
     rule = next(rule for rule in WITH_BODY if name_of(rule) == "report_capacity")
     assert is_problem(post(world, rule, json.dumps(body).encode()), 400)["field"] == named
 
 
 @pytest.mark.parametrize("due", ["9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00", "2028-11-25T12:00:00Z"])
+@pytest.mark.attack(56)
 def test_a_journey_beyond_any_calendar_is_refused(world: World, due: str) -> None:
     rule = next(rule for rule in WITH_BODY if name_of(rule) == "plan_journey")
     body = GOOD["plan_journey"] | {"arrival_due": due}
@@ -494,6 +504,7 @@ ONE = f"{PREFIX}/relocation-requests"
         "/static/x",
     ],
 )
+@pytest.mark.attack(51, 54, 65)
 def test_a_strange_path_is_not_found(world: World, path: str) -> None:
     answer = world.send(POLICE, "GET", path)
     assert is_problem(answer, 404)["type"].endswith("/not-found")
@@ -502,6 +513,7 @@ def test_a_strange_path_is_not_found(world: World, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "CONNECT", "PATCH", "PROPFIND", CANARY])
+@pytest.mark.attack(51)
 def test_a_method_that_is_not_served_is_refused(world: World, method: str) -> None:
     for rule in RULES:
         answer = world.send(who_may(rule), method, path_of(rule))
@@ -509,6 +521,7 @@ def test_a_method_that_is_not_served_is_refused(world: World, method: str) -> No
         assert rule.method in answer.headers["Allow"]
 
 
+@pytest.mark.attack(51)
 def test_a_method_cannot_be_passed_off_as_another(world: World) -> None:
     for override in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
         path = f"{ONE}/{MISSING}/withdrawal?_method=POST"
@@ -538,6 +551,7 @@ def test_a_method_cannot_be_passed_off_as_another(world: World) -> None:
         (AUDITOR, "/audit/events?since=2026-11-23T12:00:00Z&until=2026-11-23T13:00:00%2B02:00", "until"),
     ],
 )  # fmt: skip
+@pytest.mark.attack(43, 47, 52, 54)
 def test_a_query_that_breaks_its_rule_is_refused(world: World, who: Who, path: str, field: str) -> None:
     headers = {"Haven-Purpose": "lawfulness_check"}
     problem = is_problem(world.send(who, "GET", PREFIX + path, headers=headers), 400)
@@ -599,6 +613,7 @@ HEADER_TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude
 @given(
     headers=st.dictionaries(HEADERS, HEADER_TEXT, max_size=5), rule=st.sampled_from(RULES), query=st.text(max_size=30)
 )
+@pytest.mark.attack(51)
 def test_no_header_and_no_query_breaks_the_gateway(
     world: World, headers: dict[str, str], rule: Rule, query: str
 ) -> None:

@@ -234,6 +234,7 @@ def some_counted() -> st.SearchStrategy[list[tuple[Counted, int]]]:
 
 @settings(max_examples=150, deadline=None)
 @given(some_counted())
+@pytest.mark.attack(62)
 def test_no_figure_is_small_and_each_table_adds_up_or_hides_two(found: list[tuple[Counted, int]]) -> None:
     for figures in figures_of(found, REFERENCE):
         own = [(one, count) for one, count in found if one.country == figures.country]
@@ -315,6 +316,7 @@ def test_every_request_is_counted_once_and_never_by_its_name(year: Year) -> None
     assert not any(request_id in said for request_id in year.requests)
 
 
+@pytest.mark.attack(62)
 def test_the_figures_of_a_year_are_out_in_february_and_never_change(year: Year) -> None:
     """Whatever happens to a household after its thirty days, or to its data, and whoever looks: not even an erasure, which
     would tell by the difference who it was."""

@@ -214,6 +214,7 @@ def test_a_proof_may_say_more_than_it_must(gate, owner):
 # -- without the key
 
 
+@pytest.mark.attack(26)
 def test_a_stolen_token_is_worth_nothing_as_a_bearer_token(gate, owner):
     for proof in (None, owner.proof()):
         with pytest.raises(InvalidToken) as refused:
@@ -221,16 +222,19 @@ def test_a_stolen_token_is_worth_nothing_as_a_bearer_token(gate, owner):
         assert refused.value.reason is Reason.BOUND
 
 
+@pytest.mark.attack(19)
 def test_a_stolen_token_is_worth_nothing_without_a_proof(gate, owner):
     assert gate.refusal(owner, None) is Reason.MISSING
 
 
+@pytest.mark.attack(20)
 def test_a_stolen_token_is_worth_nothing_with_the_thiefs_own_key(gate, owner, issuer):
     thief = Owner(issuer)
     thief.token = owner.token
     assert gate.refusal(owner, thief.proof()) is Reason.OTHER_KEY
 
 
+@pytest.mark.attack(20)
 def test_a_proof_that_shows_the_owners_key_and_is_signed_by_the_thief_is_refused(gate, owner):
     assert gate.refusal(owner, owner.proof(key=ECKey.generate_key("P-256"))) is Reason.SIGNATURE
 
@@ -248,6 +252,7 @@ def test_a_token_that_is_bound_to_nothing_is_refused_with_a_proof(gate, owner, i
         assert refused.value.reason is Reason.NOT_BOUND
 
 
+@pytest.mark.attack(22)
 def test_a_proof_for_another_token_of_the_same_key_is_refused(gate, owner, issuer):
     other = issuer.token(cnf={"jkt": owner.key.thumbprint()}, jti="token-2")
     assert gate.refusal(owner, owner.proof(ath=token_hash(other))) is Reason.OTHER_TOKEN
@@ -266,6 +271,7 @@ def test_a_proof_for_another_token_of_the_same_key_is_refused(gate, owner, issue
         lambda token: token_hash(token + " "),
     ],
 )
+@pytest.mark.attack(22)
 def test_a_proof_that_is_tied_to_no_token_or_not_to_the_letter_is_refused(respelt, gate, owner):
     assert gate.refusal(owner, owner.proof(ath=respelt(owner.token))) is Reason.OTHER_TOKEN
 
@@ -328,6 +334,7 @@ def test_a_proof_is_no_access_token(gate, owner):
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "RS256", "ES384", "ES256K", "Ed448", "", None, 1])
+@pytest.mark.attack(25)
 def test_an_algorithm_outside_the_list_is_refused(algorithm, gate, owner):
     header = json.dumps(owner.header(alg=algorithm)).encode()
     assert gate.refusal(owner, owner.raw(header)) is Reason.HEADER
@@ -339,6 +346,7 @@ def test_an_algorithm_that_does_not_fit_the_key_is_refused(algorithm, gate, owne
     assert gate.refusal(owner, owner.raw(header)) is Reason.HEADER
 
 
+@pytest.mark.attack(3, 25)
 def test_the_public_key_is_no_shared_secret(gate, owner):
     for alg, jwk in (("HS256", owner.key.as_dict(private=False)), ("HS256", {"kty": "oct", "k": "c2VjcmV0"})):
         signed = f"{encoded(json.dumps(owner.header(alg=alg, jwk=jwk)).encode())}.{encoded(json.dumps(owner.claims()).encode())}"
@@ -346,12 +354,14 @@ def test_the_public_key_is_no_shared_secret(gate, owner):
         assert gate.refusal(owner, f"{signed}.{encoded(mac)}") is Reason.HEADER
 
 
+@pytest.mark.attack(2)
 def test_an_unsigned_proof_is_refused(gate, owner):
     head, body, _ = owner.proof().split(".")
     assert gate.refusal(owner, f"{head}.{body}.") is Reason.MALFORMED
     assert gate.refusal(owner, f"{head}.{body}.AAAA") is Reason.SIGNATURE
 
 
+@pytest.mark.attack(25)
 def test_a_private_key_in_the_header_is_refused(gate, owner, issuer):
     for key, algorithm in (
         (owner.key, "ES256"),
@@ -512,6 +522,7 @@ def test_an_empty_proof_is_a_wrong_one_and_one_in_the_query_is_none(gate, owner)
 
 
 @pytest.mark.parametrize("host", ["haven.example", "attacker.example", "127.0.0.1:8080"])
+@pytest.mark.attack(27)
 def test_the_host_header_says_nothing_about_where_a_proof_was_sent(host, gate, owner):
     authorization = ("Authorization", f"DPoP {owner.token}")
     base = {"base_url": f"http://{host}"}
@@ -589,6 +600,7 @@ def test_a_time_that_is_no_number_lets_nobody_in(claim, number, gate, owner):
 
 
 @pytest.mark.parametrize("method", ["POST", "get", "HEAD", "GET ", "", "G\u0415T"])
+@pytest.mark.attack(21)
 def test_a_proof_for_another_method_is_refused(method, gate, owner):
     assert gate.refusal(owner, owner.proof(htm=method)) is Reason.OTHER_REQUEST
 
@@ -667,6 +679,7 @@ def test_one_address_may_be_spelt_in_many_ways(url, gate, owner):
         f"{PUBLIC}/",
     ],
 )
+@pytest.mark.attack(21)
 def test_a_proof_for_another_address_is_refused(url, gate, owner):
     assert gate.refusal(owner, owner.proof(htu=url)) is Reason.OTHER_REQUEST
 
@@ -732,11 +745,13 @@ def test_a_proof_is_good_for_a_minute_and_from_a_clock_somewhat_ahead(age, gate,
 
 
 @pytest.mark.parametrize("age", [60.001, 61, 300, 86_400, NOW, NOW + 1, 1e300])
+@pytest.mark.attack(24)
 def test_an_old_proof_is_refused(age, gate, owner):
     assert gate.refusal(owner, owner.proof(iat=NOW - age)) is Reason.EXPIRED
 
 
 @pytest.mark.parametrize("ahead", [30.001, 31, 3600, 1e300])
+@pytest.mark.attack(24)
 def test_a_proof_made_for_later_is_refused(ahead, gate, owner):
     assert gate.refusal(owner, owner.proof(iat=NOW + ahead)) is Reason.TOO_EARLY
     assert gate.refusal(owner, owner.proof(nbf=NOW + ahead)) is Reason.TOO_EARLY
@@ -757,12 +772,14 @@ def test_an_expired_token_is_refused_with_a_fresh_proof(gate, owner, clock):
 # -- once
 
 
+@pytest.mark.attack(23)
 def test_a_proof_works_once(gate, owner):
     proof = owner.proof()
     assert gate.enter(owner.token, proof)
     assert gate.refusal(owner, proof) is Reason.REPLAYED
 
 
+@pytest.mark.attack(23)
 def test_a_proof_used_at_one_gateway_is_used_at_all(gate, issuer, store, clock, owner):
     proof = owner.proof()
     gate.enter(owner.token, proof)
@@ -774,6 +791,7 @@ def test_a_new_proof_with_an_old_id_is_a_replay(gate, owner):
     assert gate.refusal(owner, owner.proof(jti="same", iat=NOW + 1)) is Reason.REPLAYED
 
 
+@pytest.mark.attack(23)
 def test_the_same_signature_in_another_spelling_is_a_replay(gate, owner):
     """ECDSA: where (r, s) is a signature, (r, n - s) is one as well. What counts is the id, not the bytes."""
     proof = owner.proof()
@@ -840,6 +858,7 @@ def test_what_is_kept_of_a_proof_is_a_digest(gate, store, owner):
     assert until == NOW + 60
 
 
+@pytest.mark.attack(23)
 def test_of_many_at_once_one_gets_in(issuer, clock, tmp_path):
     gates = []
     for _ in range(4):  # processes, as far as the file can tell

@@ -106,6 +106,7 @@ def one_of(role: Role, **changes: Any) -> Who:
 # Routes
 
 
+@pytest.mark.attack(65)
 def test_every_route_has_exactly_one_rule_or_is_open_to_all(world: World) -> None:
     expected = {f"api.{rule.view.__name__}" for rule in RULES}
     assert len(expected) == len(RULES)
@@ -130,6 +131,7 @@ def test_every_rule_is_served_under_its_own_method_only(world: World) -> None:
     assert served == written
 
 
+@pytest.mark.attack(65)
 def test_what_is_open_to_all_says_nothing_about_anybody(world: World) -> None:
     assert {"health.alive", "health.is_ready", "health.openapi"} == OPEN_TO_ALL
     assert world.send(None, "GET", "/healthz").json == {"status": "alive"}
@@ -156,6 +158,7 @@ def test_every_scope_opens_a_route() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=name_of)
+@pytest.mark.attack(1, 10, 17)
 def test_without_a_good_token_nothing_is_answered_and_nothing_changes(world: World, rule: Rule) -> None:
     before = world.heads()
     forged = world.sign(POLICE)[:-6] + "AAAAAA"
@@ -171,6 +174,7 @@ def test_without_a_good_token_nothing_is_answered_and_nothing_changes(world: Wor
 
 
 @pytest.mark.parametrize("rule", RULES, ids=name_of)
+@pytest.mark.attack(41)
 def test_the_wrong_role_or_a_missing_scope_is_refused_before_anything_is_read(world: World, rule: Rule) -> None:
     before = world.heads()
     allowed = set(ROLES_OF_ROUTE[name_of(rule)].split())
@@ -258,6 +262,7 @@ def expected_status(rule: Rule, who: Who, stage: Stage, *, minor: bool) -> set[i
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.attack(38, 41, 44, 46)
 def test_who_reaches_which_route_of_a_request_at_each_stage(
     world: World, stage: Stage, said_of_a_missing_one: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +272,7 @@ def test_who_reaches_which_route_of_a_request_at_each_stage(
 
 
 @pytest.mark.parametrize("stage", [Stage.ASKED, Stage.WITHDRAWN])
+@pytest.mark.attack(38)
 def test_who_reaches_which_route_of_a_request_for_a_minor(
     world: World, stage: Stage, said_of_a_missing_one: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +336,7 @@ def said_of_a_missing_one(world: World) -> dict[tuple[str, Who], Any]:
 
 @pytest.mark.parametrize("who", [RECEIVING, NEIGHBOUR, ABROAD, HOME], ids=lambda who: who.organisation)
 @pytest.mark.parametrize("shelter", [RECEIVING, NEIGHBOUR, ABROAD, HOME], ids=lambda who: who.organisation)
+@pytest.mark.attack(38, 39)
 def test_a_shelter_reads_and_reports_its_own_units_only(world: World, who: Who, shelter: Who) -> None:
     theirs, nobodys = f"/shelters/{shelter.organisation}", "/shelters/nl-shelter-99"
     before = world.heads()
@@ -355,12 +362,14 @@ def test_a_shelter_reads_and_reports_its_own_units_only(world: World, who: Who, 
     [(ORIGIN, ["be-shelter-01"]), (HOST, ["nl-shelter-01", "nl-shelter-02"]), (OTHER_HOST, ["lu-shelter-01"])],
     ids=lambda value: value.country if isinstance(value, Who) else "",
 )
+@pytest.mark.attack(39)
 def test_a_coordinator_reads_the_units_of_the_own_country_only(world: World, who: Who, shelters: list[str]) -> None:
     for shelter in ("be-shelter-01", "nl-shelter-01", "nl-shelter-02", "lu-shelter-01"):
         answer = world.get(who, f"/shelters/{shelter}/units")
         assert answer.status_code == (200 if shelter in shelters else 404)
 
 
+@pytest.mark.attack(38, 44)
 def test_only_the_shelter_that_is_asked_can_answer(world: World) -> None:
     request_id = world.bring_to(Stage.ASKED)
     path = f"/asks/{world.ask_to(request_id, RECEIVING)}/answer"
@@ -378,6 +387,7 @@ def known(world: World) -> dict[Stage, str]:
 
 
 @pytest.mark.parametrize("who", EVERYBODY, ids=lambda who: f"{who.organisation}-{who.person[-1]}")
+@pytest.mark.attack(38, 47)
 def test_lists_hold_what_may_be_known_and_nothing_else(world: World, known: dict[Stage, str], who: Who) -> None:
     ours = set(known.values())
     if who.role is not Role.AUDITOR:
@@ -440,6 +450,7 @@ def test_a_token_of_the_real_sign_in_opens_what_its_role_may(world: World) -> No
     assert world.send(None, "GET", f"{PREFIX}/availability", headers=headers).status_code == 403
 
 
+@pytest.mark.attack(41)
 def test_an_auditor_is_shown_no_request(world: World) -> None:
     request_id = world.bring_to(Stage.ASKED)
     for part in ("", "/timeline", "/shortlist"):

@@ -115,6 +115,7 @@ def answered() -> Iterator[Answered]:
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
+@pytest.mark.attack(41, 42, 43, 49)
 def test_whatever_is_sent_is_answered_as_the_document_says(fuzzed: Fuzzed, answered: Answered, case: Case) -> None:
     made_up = is_made_up(case, ParameterLocation.PATH)
     for turn, who in enumerate(PEOPLE.values()):

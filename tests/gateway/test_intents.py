@@ -65,6 +65,7 @@ def test_the_same_request_under_the_same_key_is_answered_the_same_and_kept_once(
     assert len(commands(world, OpenRelocationRequest, begun)) == 1
 
 
+@pytest.mark.attack(57)
 def test_a_key_used_for_something_else_is_refused(world: World) -> None:
     key = world.new_key()
     request_id = world.received(post(world, POLICE, OPEN, AN_OPENING, key))
@@ -77,6 +78,7 @@ def test_a_key_used_for_something_else_is_refused(world: World) -> None:
     assert post(world, POLICE, f"{OPEN}/{request_id}/withdrawal", WITHDRAWAL, key).status_code == 202, "another route"
 
 
+@pytest.mark.attack(57)
 def test_the_same_key_of_another_person_role_or_organisation_is_another_key(world: World) -> None:
     key = world.new_key()
     same_person_elsewhere = replace(ORIGIN, person=POLICE.person)
@@ -85,6 +87,7 @@ def test_the_same_key_of_another_person_role_or_organisation_is_another_key(worl
     assert len(set(opened)) == len(people)
 
 
+@pytest.mark.attack(60)
 def test_ids_cannot_be_worked_out_from_what_was_sent(world: World, tmp_path: Path) -> None:
     elsewhere = World(tmp_path)
     key = world.new_key()
@@ -136,6 +139,7 @@ def at_once(work: Callable[[int], Any], times: int) -> list[Any]:
         return list(pool.map(one, range(times)))
 
 
+@pytest.mark.attack(57)
 def test_fifty_taps_at_once_open_one_request(world: World) -> None:
     key, begun = world.new_key(), world.log.head()
     world.token(POLICE)
@@ -161,6 +165,7 @@ def test_taps_at_once_under_one_key_that_say_different_things_are_kept_once(worl
     assert len(commands(world, OpenRelocationRequest, begun)) == 1
 
 
+@pytest.mark.attack(59)
 def test_of_two_people_who_propose_at_once_one_signs(world: World) -> None:
     request_id, other = world.bring_to(Stage.OFFERED), replace(ORIGIN, person="synthetic.be-coordinator-2")
     world.token(other)
@@ -328,6 +333,7 @@ SAYS_NO: list[tuple[str, Who, Stage, Json, int, str]] = [
 
 
 @pytest.mark.parametrize(("what", "who", "stage", "body", "status", "code"), SAYS_NO)
+@pytest.mark.attack(59)
 def test_what_cannot_be_done_now_is_refused_with_stage_and_next_steps(
     world: World, what: str, who: Who, stage: Stage, body: Json, status: int, code: str
 ) -> None:
@@ -399,6 +405,7 @@ def test_many_commands_wait_together_and_not_one_after_the_other(world: World) -
     assert monotonic() - begun < 2
 
 
+@pytest.mark.attack(57)
 def test_a_stranger_cannot_use_anothers_key_to_read(world: World) -> None:
     key = world.new_key()
     request_id = world.received(post(world, POLICE, OPEN, AN_OPENING, key))

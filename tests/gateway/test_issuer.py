@@ -133,6 +133,7 @@ def test_an_issuer_that_knows_only_the_form_of_openid_connect_is_found(server: S
     ],
     ids=str,
 )
+@pytest.mark.attack(8, 34)
 def test_an_issuer_that_is_not_itself_is_not_believed_and_the_operator_is_told_what_to_do(
     changes: dict[str, Any], remedy: str, server: Server, clock: Clock
 ) -> None:
@@ -172,6 +173,7 @@ def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
     [b"not json", b"[]", b"null", b"[" * 30_000, b'{"issuer": "' + b"x" * 70_000 + b'"}', redirect],
     ids=["no json", "a list", "null", "deep", "large", "a redirect"],
 )
+@pytest.mark.attack(18, 55)
 def test_anything_but_metadata_fails_closed(page: Any, server: Server) -> None:
     server.publish("/elsewhere")
     server.pages[RFC8414] = page
@@ -181,6 +183,7 @@ def test_anything_but_metadata_fails_closed(page: Any, server: Server) -> None:
 
 @pytest.mark.parametrize("page", [silence, drip], ids=["silent", "a byte at a time"])
 @pytest.mark.parametrize("path", [RFC8414, "/keys"])
+@pytest.mark.attack(18)
 def test_everything_together_takes_no_longer_than_said(
     path: str, page: Callable[..., None], server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_without_a_last_id_it_begins_now(world: World) -> None:
     assert before not in ids
 
 
+@pytest.mark.attack(38)
 def test_everybody_hears_of_what_is_theirs_and_of_nothing_else(world: World) -> None:
     begun = world.core.read_model.last_change()
     asked, departed = world.bring_to(Stage.ASKED), world.bring_to(Stage.DEPARTED)
@@ -113,6 +114,7 @@ def test_a_change_says_its_kind_its_id_and_its_revision_and_no_more(world: World
     assert revisions[-1] == world.view(request_id)["revision"]
 
 
+@pytest.mark.attack(46)
 def test_whoever_no_longer_knows_of_it_hears_that_it_moved_once_more(world: World) -> None:
     """A question that is closed must disappear from the page of the shelter that was asked."""
     request_id = world.bring_to(Stage.OFFERED)

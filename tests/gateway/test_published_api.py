@@ -37,6 +37,7 @@ def test_the_document_is_valid_openapi(document: Json) -> None:
     OpenAPIV31SpecValidator(document).validate()
 
 
+@pytest.mark.attack(65)
 def test_it_describes_exactly_what_is_served(world: World, document: Json) -> None:
     served = {
         (method, route.rule.replace("<string:", "{").replace(">", "}"))
@@ -69,6 +70,7 @@ def test_every_scope_is_declared_and_tokens_come_from_this_node(world: World, do
     assert flow["tokenUrl"] == f"{world.node.settings.url}/oauth/token"
 
 
+@pytest.mark.attack(42)
 def test_no_body_takes_a_property_that_is_not_in_its_schema(document: Json) -> None:
     schemas = document["components"]["schemas"]
     taken = {name for rule in RULES if rule.body for name in [rule.body.__name__]} | {
@@ -138,6 +140,7 @@ def answers(world: World) -> dict[str, Any]:
     }
 
 
+@pytest.mark.attack(64)
 def test_every_answer_is_hardened(world: World) -> None:
     for name, answer in answers(world).items():
         assert answer.headers["Cache-Control"] == "no-store", name
@@ -150,6 +153,7 @@ def test_every_answer_is_hardened(world: World) -> None:
         ), name
 
 
+@pytest.mark.attack(64)
 def test_a_fault_of_our_own_says_nothing_and_is_logged_without_what_was_sent(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -159,6 +159,7 @@ def test_a_sealed_field_is_opened_for_its_recipient_and_written_down(
     assert disclosed.actor.person == who.person
 
 
+@pytest.mark.attack(40)
 def test_nothing_is_opened_that_is_not_written_down_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     request_id, key = world.bring_to(Stage.DEPARTED), world.new_key()
     opened: list[str] = []
@@ -201,6 +202,7 @@ def test_after_a_quarter_of_an_hour_it_must_be_asked_for_again(world: World) -> 
     assert world.done(world.disclose(ESCORT, request_id))["value"] == RENDEZVOUS
 
 
+@pytest.mark.attack(40)
 def test_nobody_asks_for_somebody_else(world: World) -> None:
     request_id, begun = world.bring_to(Stage.DEPARTED), world.log.head()
     body = {"field": "rendezvous", "reason": "drive_journey", "recipient": ORIGIN.person}
@@ -394,6 +396,7 @@ def test_a_case_is_its_own_trail(world: World) -> None:
     assert {entry["source"] for entry in entries} == {"gateway", "placement", "capacity"}
 
 
+@pytest.mark.attack(47)
 def test_no_cursor_leads_around_the_roles(world: World) -> None:
     link = world.get(AUDITOR, "/audit/events?limit=1", **AUDITED).headers["Link"]
     path = link.partition(">")[0].removeprefix("<")
@@ -401,6 +404,7 @@ def test_no_cursor_leads_around_the_roles(world: World) -> None:
         is_problem(world.send(who, "GET", path, headers=PURPOSE), 403)
 
 
+@pytest.mark.attack(47)
 def test_a_page_of_one_list_leads_nowhere_in_another(world: World) -> None:
     for _ in range(2):
         world.bring_to(Stage.ASKED)

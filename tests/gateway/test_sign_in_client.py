@@ -247,6 +247,7 @@ def test_an_issuer_that_does_everything_right_is_believed(untrusted: Untrusted) 
         (lambda answer: urlencode(answer) + "&code=another", "says something twice"),
     ],
 )
+@pytest.mark.attack(33, 34)
 def test_an_answer_that_is_not_the_one_asked_for_is_refused_before_any_code_is_used(
     answer: Callable[[dict[str, str]], dict[str, str] | str], problem: str, untrusted: Untrusted
 ) -> None:
@@ -293,6 +294,7 @@ def test_a_form_that_is_not_the_expected_one_gets_no_password(form: str, problem
         lambda claims: {name: value for name, value in claims.items() if name != "exp"},
     ],
 )
+@pytest.mark.attack(33)
 def test_an_id_token_of_another_sign_in_is_refused(
     change: Callable[[dict[str, Any]], dict[str, Any]], untrusted: Untrusted
 ) -> None:

@@ -218,6 +218,7 @@ def test_who_signed_in_too_long_ago_signs_in_again_and_repeats_and_it_happens_on
     assert world.heads()["placement"] == after["placement"] > before["placement"]
 
 
+@pytest.mark.attack(41)
 def test_a_machine_signs_nothing_although_its_token_is_bound(world):
     request_id = world.bring_to(Stage.OFFERED)
     before = world.heads()
@@ -332,6 +333,7 @@ def test_a_bound_token_opens_a_request_and_repeats_it_with_a_fresh_proof(world):
     assert answers[0]["request_id"] == answers[1]["request_id"]
 
 
+@pytest.mark.attack(23)
 def test_a_proof_sent_twice_is_refused_the_second_time_and_nothing_happens(world):
     holder, path = Holder(world, POLICE), f"{PREFIX}/relocation-requests"
     headers = holder.headers("POST", path) | {"Idempotency-Key": world.new_key(), "Prefer": "wait=5"}
@@ -357,6 +359,7 @@ def test_the_live_stream_takes_a_bound_token(world):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.method} {rule.path}")
+@pytest.mark.attack(19, 20)
 def test_no_route_takes_a_bound_token_without_its_proof_or_with_anothers(world, rule):
     path = PREFIX + rule.path.format(request_id=MISSING, ask_id=MISSING, shelter_id="nl-shelter-01", unit_id="u-1")
     who = Who(rule.roles[0], "BE", f"be-{rule.roles[0]}", f"synthetic.be-{rule.roles[0]}-1")

@@ -187,6 +187,7 @@ def test_the_other_fapi_algorithms_are_accepted(algorithm, key, issuer, verifier
 
 
 @pytest.mark.parametrize("header", [None, "", " ", "Basic dXNlcjpzZWNyZXQ=", "Bearerx a.b.c", "DPoPBearer a.b.c"])
+@pytest.mark.attack(1)
 def test_a_request_without_a_token_is_asked_for_one(header, verifier):
     with pytest.raises(MissingToken) as refused:
         verifier.verify(header)
@@ -204,6 +205,7 @@ def test_what_is_not_three_segments_is_refused_as_it_stands(header, verifier):
     assert refused.value.reason is Reason.MALFORMED
 
 
+@pytest.mark.attack(16)
 def test_two_authorization_headers_are_refused_even_if_one_is_good(issuer, verifier):
     from flask import Flask, request
 
@@ -219,6 +221,7 @@ def test_two_authorization_headers_are_refused_even_if_one_is_good(issuer, verif
 
 
 @pytest.mark.parametrize("where", ["query_string", "data"])
+@pytest.mark.attack(17)
 def test_a_token_in_the_query_or_the_form_is_not_looked_at(where, issuer, verifier):
     from flask import Flask, request
 
@@ -243,6 +246,7 @@ def test_a_refusal_says_what_to_do_and_nothing_that_was_sent(issuer, refusal):
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE"])
+@pytest.mark.attack(2)
 def test_an_unsigned_token_is_refused(algorithm, issuer, refusal):
     header = json.dumps({"alg": algorithm, "typ": "at+jwt", "kid": issuer.key.kid}).encode()
     unsigned = f"{encoded(header)}.{encoded(json.dumps(issuer.claims()).encode())}."
@@ -251,6 +255,7 @@ def test_an_unsigned_token_is_refused(algorithm, issuer, refusal):
 
 
 @pytest.mark.parametrize("secret", ["as_pem", "as_der"])
+@pytest.mark.attack(3)
 def test_the_public_key_is_no_shared_secret(secret, issuer, refusal):
     header = json.dumps({"alg": "HS256", "typ": "at+jwt", "kid": issuer.key.kid}).encode()
     signed = f"{encoded(header)}.{encoded(json.dumps(issuer.claims()).encode())}"
@@ -269,6 +274,7 @@ def test_an_algorithm_outside_the_list_is_refused(algorithm, issuer, refusal):
     assert refusal(issuer.raw(header)).reason is Reason.HEADER
 
 
+@pytest.mark.attack(4)
 def test_a_key_that_travels_in_the_token_is_never_used(issuer, refusal):
     attacker = ECKey.generate_key("P-256", auto_kid=True)
     embedded = {"jwk": attacker.as_dict(private=False)}
@@ -292,12 +298,14 @@ def test_a_key_that_travels_in_the_token_is_never_used(issuer, refusal):
         {"cty": "JWT"},
     ],
 )
+@pytest.mark.attack(5, 7)
 def test_any_other_header_is_refused_although_the_signature_is_good(extra, issuer, refusal):
     header = json.dumps(json.loads(issuer.good_header()) | extra).encode()
     assert refusal(issuer.raw(header)).reason is Reason.HEADER
 
 
 @pytest.mark.parametrize("kind", ["JWT", "jwt", "AT+JWT", "id_token+jwt", "dpop+jwt", "logout+jwt", "", None, 1])
+@pytest.mark.attack(11)
 def test_only_an_access_token_by_type_is_one(kind, issuer, refusal):
     header = {"alg": "ES256", "kid": issuer.key.kid} | ({} if kind is None else {"typ": kind})
     assert refusal(issuer.raw(json.dumps(header).encode())).reason is Reason.HEADER
@@ -314,6 +322,7 @@ def test_a_header_that_is_not_the_expected_object_is_refused(header, issuer, ref
     }
 
 
+@pytest.mark.attack(16)
 def test_a_header_name_given_twice_is_refused(issuer, refusal):
     header = b'{"alg":"none","alg":"ES256","typ":"at+jwt","kid":"%s"}' % issuer.key.kid.encode()
     assert refusal(issuer.raw(header)).reason is Reason.HEADER
@@ -324,6 +333,7 @@ def test_a_token_without_a_key_id_is_refused_although_one_key_would_fit(issuer, 
 
 
 @pytest.mark.parametrize("key_id", ["unknown", "../../etc/passwd", "' OR 1=1 --", "/dev/null"])
+@pytest.mark.attack(6)
 def test_an_unknown_key_id_is_only_a_name(key_id, issuer, refusal):
     assert refusal(issuer.token(header={"kid": key_id})).reason is Reason.UNKNOWN_KEY
 
@@ -331,6 +341,7 @@ def test_an_unknown_key_id_is_only_a_name(key_id, issuer, refusal):
 # -- size and nesting
 
 
+@pytest.mark.attack(14)
 def test_a_token_over_eight_kibibytes_is_refused_before_it_is_decoded(issuer, refusal, monkeypatch):
     monkeypatch.setattr(tokens, "read_header", lambda *_: pytest.fail("decoded"))
     assert refusal(issuer.token(padding="x" * 9000)).reason is Reason.TOO_LARGE
@@ -342,6 +353,7 @@ def test_a_token_just_under_the_limit_is_read(issuer, verifier):
     assert verifier.verify(f"Bearer {token}")
 
 
+@pytest.mark.attack(14)
 def test_an_enormous_header_is_refused_at_once(verifier):
     started = time.monotonic()
     with pytest.raises(InvalidToken) as refused:
@@ -351,14 +363,17 @@ def test_an_enormous_header_is_refused_at_once(verifier):
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+@pytest.mark.attack(14)
 def test_a_deeply_nested_header_is_refused(opening, issuer, refusal):
     assert refusal(f"{encoded(opening * 1100)}.e30.AA").reason is Reason.HEADER
 
 
+@pytest.mark.attack(14)
 def test_deeply_nested_claims_are_refused_although_they_are_signed(issuer, refusal):
     assert refusal(issuer.raw(issuer.good_header(), b"[" * 5500)).reason is Reason.MALFORMED
 
 
+@pytest.mark.attack(15)
 def test_an_encrypted_zip_bomb_is_not_opened(refusal):
     header = encoded(b'{"alg":"dir","enc":"A256GCM","zip":"DEF"}')
     bomb = encoded(zlib.compress(b"0" * 1_000_000, 9))
@@ -372,12 +387,14 @@ def test_an_encrypted_zip_bomb_is_not_opened(refusal):
     "wrong",
     [f"{ISSUER}/", ISSUER.upper(), "http://sign-in.example", "https://sign-in.example.attacker.example", "", [ISSUER]],
 )
+@pytest.mark.attack(8)
 def test_the_issuer_must_match_to_the_letter(wrong, issuer, refusal):
     refused = refusal(issuer.token(iss=wrong))
     assert (refused.reason, refused.claim) == (Reason.CLAIM, "iss")
 
 
 @pytest.mark.parametrize("wrong", ["pages", f"{AUDIENCE}/", "", [], ["pages"], [AUDIENCE, 1], {AUDIENCE: 1}, 7])
+@pytest.mark.attack(9)
 def test_a_token_for_somebody_else_is_refused(wrong, issuer, refusal):
     refused = refusal(issuer.token(aud=wrong))
     assert (refused.reason, refused.claim) == (Reason.CLAIM, "aud")
@@ -390,6 +407,7 @@ def test_a_token_for_somebody_else_is_refused(wrong, issuer, refusal):
         *("haven_person", "haven_role", "haven_organisation", "haven_country"),
     ],
 )
+@pytest.mark.attack(9)
 def test_every_required_claim_is_required(missing, issuer, refusal):
     refused = refusal(issuer.token(**{missing: None}))
     assert (refused.reason, refused.claim) == (Reason.CLAIM, missing)
@@ -430,6 +448,7 @@ def test_an_expiry_that_is_no_number_is_refused(number, issuer, refusal):
     assert refusal(issuer.raw(issuer.good_header(), claims)).reason in {Reason.MALFORMED, Reason.CLAIM}
 
 
+@pytest.mark.attack(16)
 def test_a_claim_given_twice_is_refused(issuer, refusal):
     claims = json.dumps(issuer.claims()).encode().replace(b"{", b'{"haven_role":"auditor",', 1)
     assert refusal(issuer.raw(issuer.good_header(), claims)).reason is Reason.MALFORMED
@@ -457,6 +476,7 @@ def test_a_token_works_until_the_second_it_expires(issuer, verifier, clock):
 
 
 @pytest.mark.parametrize("seconds", [300, 301, 329, 86_400])
+@pytest.mark.attack(10)
 def test_an_expired_token_is_refused_without_leeway(seconds, issuer, refusal, clock):
     token = issuer.token()
     clock.advance(seconds=seconds)
@@ -465,12 +485,14 @@ def test_an_expired_token_is_refused_without_leeway(seconds, issuer, refusal, cl
 
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
 @pytest.mark.parametrize("ahead", [1, 9, 10, 30])
+@pytest.mark.attack(10)
 def test_a_gateway_whose_clock_is_slow_accepts_a_fresh_token(claim, ahead, issuer, verifier):
     assert verifier.verify(f"Bearer {issuer.token(**{claim: int(START.timestamp()) + ahead})}")
 
 
 @pytest.mark.parametrize("claim", ["iat", "nbf"])
 @pytest.mark.parametrize("ahead", [31, 61, 3600])
+@pytest.mark.attack(10)
 def test_a_token_from_the_future_is_refused(claim, ahead, issuer, refusal):
     refused = refusal(
         issuer.token(**{claim: int(START.timestamp()) + ahead, "exp": int(START.timestamp()) + ahead + 300})
@@ -487,6 +509,7 @@ def test_a_token_that_would_outlive_its_revocation_is_refused(issuer, refusal):
 
 
 @pytest.mark.parametrize("subject", ["token-1", "synthetic.person-1"])
+@pytest.mark.attack(13)
 def test_a_revoked_token_or_person_is_refused_at_once(subject, issuer, verifier, refusal):
     token = issuer.token()
     assert verifier.verify(f"Bearer {token}")
@@ -497,6 +520,7 @@ def test_a_revoked_token_or_person_is_refused_at_once(subject, issuer, verifier,
 # -- scopes
 
 
+@pytest.mark.attack(41)
 def test_a_token_never_carries_more_than_its_role(issuer, verifier):
     everything = " ".join(Scope)
     for role in Role:
@@ -553,6 +577,7 @@ def test_a_new_key_is_found_by_fetching_again_once(issuer, verifier, clock):
     assert issuer.fetches == 2
 
 
+@pytest.mark.attack(6, 18)
 def test_made_up_key_ids_cannot_hammer_the_issuer(issuer, verifier, refusal, clock):
     verifier.verify(f"Bearer {issuer.token()}")
     for number in range(100):
@@ -562,6 +587,7 @@ def test_made_up_key_ids_cannot_hammer_the_issuer(issuer, verifier, refusal, clo
     assert verifier.verify(f"Bearer {issuer.token()}")
 
 
+@pytest.mark.attack(18)
 def test_a_key_taken_out_of_service_stops_working(issuer, verifier, refusal, clock):
     old = issuer.key
     verifier.verify(f"Bearer {issuer.token()}")
@@ -570,6 +596,7 @@ def test_a_key_taken_out_of_service_stops_working(issuer, verifier, refusal, clo
     assert refusal(issuer.token(key=old)).reason is Reason.UNKNOWN_KEY
 
 
+@pytest.mark.attack(18)
 def test_an_unreachable_issuer_is_bridged_for_ten_minutes_and_then_nobody_comes_in(clock):
     issuer = Issuer(clock)
     up = True
@@ -697,6 +724,7 @@ def test_good_keys_in_a_bad_answer_fail_closed(status, padding, key_server, issu
         HttpKeySet(key_server.url)()
 
 
+@pytest.mark.attack(18)
 def test_an_issuer_that_sends_a_byte_at_a_time_is_hung_up_on(key_server, monkeypatch):
     monkeypatch.setattr(key_set, "_FETCH_SECONDS", 0.4)
 
@@ -717,6 +745,7 @@ def test_an_issuer_that_sends_a_byte_at_a_time_is_hung_up_on(key_server, monkeyp
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.attack(18)
 def test_an_issuer_that_is_down_fails_closed():
     with pytest.raises(KeysUnavailable):
         HttpKeySet("http://127.0.0.1:1/keys")()
@@ -733,6 +762,7 @@ def test_an_issuer_that_is_down_fails_closed():
         "http://127.0.0.1.attacker.example/keys",
     ],
 )
+@pytest.mark.attack(55)
 def test_keys_are_only_fetched_by_https_or_from_this_machine(url):
     with pytest.raises(ValueError, match="https"):
         HttpKeySet(url)

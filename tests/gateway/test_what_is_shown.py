@@ -65,6 +65,7 @@ def test_roles_that_are_shown_no_request_have_no_list() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.attack(43)
 def test_each_role_is_shown_exactly_its_fields(world: World, stage: Stage) -> None:
     request_id = world.bring_to(stage)
     listeners = [POLICE, COLLEAGUE, ORIGIN, HOST, OTHER_HOST, RECEIVING, NEIGHBOUR, ABROAD, ESCORT]
@@ -133,6 +134,7 @@ def test_a_shelter_sees_its_own_question_only(world: World) -> None:
     assert len(world.done(world.read(ORIGIN, request_id))["asks"]) == 3
 
 
+@pytest.mark.attack(38, 43)
 def test_a_country_that_is_asked_learns_nothing_of_the_other_one(world: World) -> None:
     """In both directions, from the question to a signature, a refusal and everything in between."""
     begun = len(world.answers)
@@ -220,6 +222,7 @@ REFUSED: dict[str, Json] = {
 }
 
 
+@pytest.mark.attack(40)
 def test_sealed_texts_are_in_disclosures_and_nowhere_else(told: list) -> None:
     for word in (CALLBACK, RENDEZVOUS, STEPS, "PLOVER", "CURLEW", "DUNLIN"):
         hits = [answer for answer in told if word.encode() in answer.content]
@@ -232,6 +235,7 @@ def test_no_answer_has_ciphertext_in_it(told: list) -> None:
     assert not [answer.path for answer in told if b'"box"' in answer.content or b"key_id" in answer.content]
 
 
+@pytest.mark.attack(39)
 def test_a_referrer_never_learns_which_shelter(told: list) -> None:
     ours = [answer for answer in told if answer.who in (POLICE, COLLEAGUE)]
     assert len(ours) > 100
@@ -250,6 +254,7 @@ def test_an_escort_learns_the_journey_only(told: list) -> None:
     assert not [a.path for a in theirs if re.search(rb'shelter-|"household"|women|danger|ask_id|signature', a.content)]
 
 
+@pytest.mark.attack(64)
 def test_no_answer_says_a_name_of_a_class_a_file_or_a_table(told: list) -> None:
     assert not [
         answer.path for answer in told if re.search(rb"Traceback|\.py|sqlite|SELECT|msgspec|services\.", answer.content)

@@ -24,6 +24,7 @@ def test_a_message_reaches_a_gateway_over_http() -> None:
     assert (body["title"], body["message"], body["attachments"]) == ("Haven", TEXT, [])
 
 
+@pytest.mark.attack(63)
 def test_a_message_is_a_mail_whose_subject_says_nothing() -> None:
     with a_mail_server() as server:
         Channel(
@@ -47,6 +48,7 @@ def test_a_gateway_that_says_no_has_not_taken_it(status: int) -> None:
             Channel(gateway.address).send(TEXT)
 
 
+@pytest.mark.attack(55)
 def test_a_gateway_cannot_send_us_elsewhere() -> None:
     with a_gateway() as gateway:
         gateway.answers = 307
@@ -105,6 +107,7 @@ def test_an_address_that_cannot_be_used_is_refused_and_not_repeated(address: str
 
 
 @pytest.mark.parametrize("answers", [200, 500, 307, 0])
+@pytest.mark.attack(63)
 def test_nothing_of_an_address_or_a_text_is_logged_or_printed(
     answers: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

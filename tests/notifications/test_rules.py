@@ -208,6 +208,7 @@ def test_what_presses_rings_through_quiet_hours_and_nothing_else_does() -> None:
         (Message.CALL, Role.COORDINATOR),
     ],
 )
+@pytest.mark.attack(63)
 def test_a_link_leads_to_a_page_of_whoever_is_rung_and_names_nothing(message: Message, role: Role) -> None:
     (page,) = [page for page in PAGES if (page.method, page.path) == ("GET", page_of(message, role))]
     assert role in page.roles

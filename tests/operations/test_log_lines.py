@@ -114,6 +114,7 @@ def test_a_value_under_a_name_that_is_not_on_the_list_is_dropped_and_counted(sai
         ("consumer", None),
     ],
 )
+@pytest.mark.attack(52)
 def test_a_value_that_does_not_look_as_its_name_s_values_do_is_dropped(said, key: str, value: object) -> None:
     logger, lines = said("services.x")
     template = {
@@ -340,6 +341,7 @@ raise caught from KeyError(CANARY)
 """
 
 
+@pytest.mark.attack(52)
 def test_a_planted_value_comes_out_of_no_path_of_a_process(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

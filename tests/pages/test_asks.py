@@ -97,6 +97,7 @@ def test_a_focal_point_reads_the_asks_of_its_country_and_cannot_answer(world: Wo
     world.done(world.withdraw(asked[0]))
 
 
+@pytest.mark.attack(38)
 def test_another_shelters_ask_is_not_there(world: World, asked: tuple[str, str]) -> None:
     stranger = Reader(world, ABROAD)
     unknown = stranger.get(f"/asks/{MISSING}")
@@ -257,6 +258,7 @@ def test_an_answer_to_what_no_longer_stands_is_recorded_and_harmless(
         world.done(world.withdraw(asked[0]))
 
 
+@pytest.mark.attack(59)
 def test_an_answer_in_the_moment_after_the_deadline_is_too_late(
     world: World, staff: Reader, asked: tuple[str, str]
 ) -> None:

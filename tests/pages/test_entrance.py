@@ -29,6 +29,7 @@ def test_whoever_is_not_signed_in_sees_the_first_page_and_nothing_else(world: Wo
     assert "code_challenge_method=S256" in sent_away.headers["Location"]
 
 
+@pytest.mark.attack(64)
 def test_no_page_may_be_kept_framed_or_scripted_from_elsewhere(police: Reader) -> None:
     answer = police.get("/sessions")
     policy = answer.headers["Content-Security-Policy"]
@@ -49,6 +50,7 @@ def test_no_page_may_be_kept_framed_or_scripted_from_elsewhere(police: Reader) -
     assert nonce[1] not in police.get("/sessions").headers["Content-Security-Policy"]
 
 
+@pytest.mark.attack(36)
 def test_somebody_who_signs_out_is_out_at_once(police: Reader, world: World) -> None:
     assert police.send("/sign-out").status_code == 200
     assert world.node.sessions.find(police.cookie) is None
@@ -64,6 +66,7 @@ def test_the_exit_ends_the_session_and_leads_to_the_weather(police: Reader, worl
 
 @pytest.mark.parametrize("path", ["/sign-out", "/exit", "/sessions/end"])
 @pytest.mark.parametrize("forged", ["csrf", "origin", "site"])
+@pytest.mark.attack(37)
 def test_a_form_from_elsewhere_changes_nothing(world: World, path: str, forged: str) -> None:
     police = Reader(world, POLICE)
     headers = {"Origin": "https://elsewhere.example" if forged == "origin" else world.node.settings.url}
@@ -80,6 +83,7 @@ def test_a_form_from_elsewhere_changes_nothing(world: World, path: str, forged: 
     assert world.node.sessions.find(police.cookie) is not None
 
 
+@pytest.mark.attack(13, 46)
 def test_a_revoked_person_is_out_everywhere_with_the_next_page(world: World) -> None:
     who = HOST
     reader = Reader(world, who)
@@ -102,6 +106,7 @@ class Asked:
     ("minutes", "method", "asked"),
     [(4, "GET", False), (5, "GET", True), (9, "POST", False), (10, "POST", True)],
 )
+@pytest.mark.attack(36, 46)
 def test_the_issuer_is_asked_from_time_to_time_if_somebody_may_still_be_here(
     world: World, monkeypatch: pytest.MonkeyPatch, minutes: int, method: str, asked: bool
 ) -> None:
@@ -187,6 +192,7 @@ def test_a_session_of_somebody_who_has_not_come_back_from_the_issuer_opens_nothi
     assert client.get("/sessions", base_url=world.node.settings.url).status_code == 303
 
 
+@pytest.mark.attack(33)
 def test_coming_back_without_having_begun_is_refused(world: World) -> None:
     client = world.node.app.test_client()
     answer = client.get("/signed-in?code=x&state=y", base_url=world.node.settings.url)
@@ -194,6 +200,7 @@ def test_coming_back_without_having_begun_is_refused(world: World) -> None:
     assert "not begun here" in words(answer)
 
 
+@pytest.mark.attack(27)
 def test_nobody_outside_can_say_on_whose_behalf_they_ask(world: World) -> None:
     principal: Principal = world.node.gateway.verifier.principal(world.token(POLICE))
     for name in ("haven.principal", "Haven-Principal", "haven_principal", "HTTP_haven.principal"):

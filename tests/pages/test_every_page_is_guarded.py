@@ -66,6 +66,7 @@ def opened(reader: Reader, page: Page, **fields: str) -> TestResponse:
     return reader.get(address(page)) if page.method == "GET" else reader.send(address(page), **fields)
 
 
+@pytest.mark.attack(65)
 def test_every_address_is_a_page_or_open_to_all_on_purpose(world: World) -> None:
     served = {rule.endpoint: rule for rule in world.node.app.url_map.iter_rules() if rule.endpoint.startswith("pages.")}
     assert served.keys() >= OPEN_TO_ALL
@@ -79,6 +80,7 @@ def test_every_address_is_a_page_or_open_to_all_on_purpose(world: World) -> None
 
 
 @EVERY_PAGE
+@pytest.mark.attack(1)
 def test_a_stranger_is_sent_to_sign_in(world: World, page: Page) -> None:
     heads = world.heads()
     client = world.node.app.test_client()
@@ -89,6 +91,7 @@ def test_a_stranger_is_sent_to_sign_in(world: World, page: Page) -> None:
 
 
 @EVERY_PAGE
+@pytest.mark.attack(41)
 def test_the_wrong_role_is_told_so_and_changes_nothing(world: World, readers: dict[Role, Reader], page: Page) -> None:
     for role, reader in readers.items():
         if role in page.roles:
@@ -101,6 +104,7 @@ def test_the_wrong_role_is_told_so_and_changes_nothing(world: World, readers: di
 
 
 @EVERY_FORM
+@pytest.mark.attack(37)
 def test_a_form_without_the_token_of_its_session_changes_nothing(
     world: World, readers: dict[Role, Reader], page: Page
 ) -> None:

@@ -145,6 +145,7 @@ def test_it_says_how_many_beds_can_be_relied_on_and_what_to_do_about_the_others(
     assert "Not reported: 2 units" in words(answer)
 
 
+@pytest.mark.attack(39)
 def test_nobody_can_tell_from_it_which_shelter_has_the_beds(world: World) -> None:
     """Not even where a region has one alone: no id of a shelter or unit, and no minute of a report."""
     for who in (ORIGIN, HOST):

@@ -404,6 +404,7 @@ def test_each_role_sees_its_part_of_the_case(world: World, confirmed: str) -> No
             assert secret not in text
 
 
+@pytest.mark.attack(38)
 def test_a_case_that_is_not_yours_is_not_there(world: World, confirmed: str) -> None:
     for who in (OTHER_POLICE, NEIGHBOUR, OTHER_ESCORT, GUARDIAN):
         reader = Reader(world, who)
@@ -685,6 +686,7 @@ def test_a_reason_must_fit_and_be_given(world: World, confirmed: str) -> None:
     assert '<a href="#reason">' in html(send(police, path, field="callback"))
 
 
+@pytest.mark.attack(40)
 def test_what_may_not_be_opened_yet_is_not_offered_and_not_opened(world: World) -> None:
     request_id = world.bring_to(Stage.OFFERED)
     path = f"/requests/{request_id}/disclosures"

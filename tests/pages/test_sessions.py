@@ -39,6 +39,7 @@ def police(world: World) -> Principal:
     return world.node.gateway.verifier.principal(world.token(POLICE))
 
 
+@pytest.mark.attack(36)
 def test_only_its_cookie_opens_a_session(sessions: Sessions, police: Principal) -> None:
     cookie = sessions.begin(Session(csrf="c", principal=police))
     found = sessions.find(cookie)
@@ -71,6 +72,7 @@ def test_what_somebody_changed_in_the_database_opens_nothing(
 
 
 @pytest.mark.parametrize(("passes", "is_there"), [(IDLE - timedelta(seconds=1), True), (IDLE, False)])
+@pytest.mark.attack(36)
 def test_a_page_that_nobody_touches_is_locked(
     sessions: Sessions, clock: Clock, police: Principal, passes: timedelta, is_there: bool
 ) -> None:

@@ -407,6 +407,7 @@ def test_of_two_colleagues_the_second_sees_that_something_is_proposed(world: Wor
 # The second signature
 
 
+@pytest.mark.attack(57)
 def test_a_double_tap_signs_once(world: World, host: Reader) -> None:
     request_id = world.bring_to(Stage.PROPOSED)
     form, head = fields_of(host.get(page_of(request_id, "signature")), "sign"), world.log.head()
@@ -415,6 +416,7 @@ def test_a_double_tap_signs_once(world: World, host: Reader) -> None:
     assert sent_since(world, head, CountersignPlacement) == 1
 
 
+@pytest.mark.attack(45)
 def test_the_same_person_in_another_role_is_told_who_may_sign(world: World) -> None:
     request_id = world.bring_to(Stage.PROPOSED)
     both = Reader(world, SAME_PERSON)
@@ -493,6 +495,7 @@ def test_a_proposal_that_changed_meanwhile_is_shown_anew_with_what_changed(world
 
 
 @pytest.mark.parametrize("seen", ["", "{", "[]", '{"request_id":1}', '"\udcff"'])
+@pytest.mark.attack(59)
 def test_a_hash_of_something_else_signs_nothing(world: World, host: Reader, seen: str) -> None:
     request_id = world.bring_to(Stage.PROPOSED)
     form = fields_of(host.get(page_of(request_id, "signature")), "sign")
@@ -688,6 +691,7 @@ def test_a_day_and_a_time_are_those_of_brussels(day: str, time: str, moment: str
     ("day", "time"),
     [("2026-03-29", "02:30"), ("2026-02-30", "10:00"), ("2026-11-23", ""), ("today", "10:00"), ("0001-01-01", "00:10")],
 )
+@pytest.mark.attack(56)
 def test_a_moment_that_does_not_exist_is_none(day: str, time: str) -> None:
     with pytest.raises(NoSuchMoment):
         moment_in_brussels(day, time)

@@ -161,6 +161,7 @@ def test_no_answer_in_time_asks_the_next() -> None:
     assert asked_units(story) == ["u1", "u2", "u3"]
 
 
+@pytest.mark.attack(59)
 def test_a_question_stands_until_its_very_deadline() -> None:
     a.a_request_that_is(Stage.ASKED).and_time_passes(minutes=29, seconds=59).nothing_happens()
     story = a.a_request_that_is(Stage.ASKED).and_time_passes(minutes=30)
@@ -247,6 +248,7 @@ def test_a_late_answer_is_kept_and_harmless(stage: Stage, decline: DeclineReason
     assert story.state == before
 
 
+@pytest.mark.attack(38)
 def test_only_the_shelter_that_was_asked_answers() -> None:
     story = a.a_request_that_is(Stage.ASKED)
     command = AnswerAsk(request_id=a.REQUEST, ask_id=a.the_ask(story, "u1").ask_id)

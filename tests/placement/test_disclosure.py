@@ -77,6 +77,7 @@ def planned(stage: Stage) -> Story:
 
 @pytest.mark.parametrize("field", SealedField)
 @pytest.mark.parametrize("who", PEOPLE)
+@pytest.mark.attack(40)
 def test_a_sealed_field_is_opened_only_to_those_entitled_and_only_while_they_need_it(
     who: str, field: SealedField
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_disclosure_is_for_the_one_who_asks_and_ends_by_itself() -> None:
     assert granted.sealed_in == story.state.journey.sealed_steps
 
 
+@pytest.mark.attack(40)
 def test_nobody_has_a_field_opened_for_somebody_else() -> None:
     story = a.a_request_that_is(Stage.DEPARTED)
     disclosed(story, a.a_coordinator("BE"), SealedField.JOURNEY, R.DRIVE_JOURNEY, recipient="somebody-else")
@@ -136,6 +138,7 @@ def test_the_hand_over_place_is_that_of_the_shelter_that_was_chosen() -> None:
     assert story.the_last(DisclosureGranted).sealed_in == a.the_ask(story, "u1").sealed_rendezvous
 
 
+@pytest.mark.attack(46)
 def test_an_escort_who_was_replaced_sees_nothing_any_more() -> None:
     story = planned(Stage.CONFIRMED)
     due = story.now + timedelta(hours=3)

@@ -120,6 +120,7 @@ def test_a_shelter_that_has_not_said_yes_cannot_be_proposed() -> None:
         (a.a_coordinator("BE", person=a.a_referrer().person), Refusal.REFERRER_CANNOT_SIGN),
     ],
 )
+@pytest.mark.attack(45)
 def test_only_the_origin_focal_point_proposes_and_never_who_referred(who, reason: Refusal) -> None:
     story = a.a_request_that_is(Stage.OFFERED)
     command = ProposePlacement(request_id=a.REQUEST, ask_id=a.the_ask(story).ask_id)
@@ -139,6 +140,7 @@ def test_the_second_signature_binds_to_what_was_shown() -> None:
     assert story.state.next_step.steps == (Step.RECORD_CONSENT,)
 
 
+@pytest.mark.attack(59)
 def test_a_signature_on_anything_else_says_that_the_proposal_changed() -> None:
     story = a.a_request_that_is(Stage.PROPOSED)
     sign(story, a.a_coordinator("NL"), proposal="0" * 64).refused(Refusal.PROPOSAL_CHANGED)
@@ -190,6 +192,7 @@ def test_a_signature_that_comes_as_the_proposal_lapses_is_told_that_it_changed()
         (a.a_coordinator("NL", person=a.a_referrer().person), Refusal.REFERRER_CANNOT_SIGN),
     ],
 )
+@pytest.mark.attack(45)
 def test_only_another_person_at_the_host_focal_point_countersigns(who, reason: Refusal) -> None:
     sign(a.a_request_that_is(Stage.PROPOSED), who).refused(reason)
 

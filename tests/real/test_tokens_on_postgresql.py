@@ -72,6 +72,7 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
     return outcomes
 
 
+@pytest.mark.attack(23)
 def test_one_proof_at_two_gateways_at_once_opens_one_of_them(gates, issuer):
     owner = Owner(issuer)
     for _ in range(50):
@@ -116,6 +117,7 @@ def test_a_proof_whose_commit_got_no_answer_is_used_up_or_still_good_and_never_b
     wire.close()
 
 
+@pytest.mark.attack(13)
 def test_a_person_revoked_at_one_gateway_is_out_at_all_of_them_at_once(gates, stores, issuer):
     owner = Owner(issuer)
     for gate in gates:

@@ -180,6 +180,7 @@ DUTCH = ("NL", "NL32", 1)
 LUXEMBOURGISH = ("LU", "LU00", 3)
 
 
+@pytest.mark.attack(58)
 def test_two_households_and_one_last_bed(seeds: range) -> None:
     for seed in seeds:
         scene = Scene(seed, DUTCH, LUXEMBOURGISH)
@@ -467,6 +468,7 @@ def test_a_stale_page_frees_no_occupied_bed(seeds: range) -> None:
         assert scene.world.checker.units["unit-1"].free == set()
 
 
+@pytest.mark.attack(45)
 def test_one_person_never_signs_twice(seeds: range) -> None:
     for seed in seeds:
         scene = Scene(seed, DUTCH, at=Stage.OFFERED)
