@@ -161,14 +161,6 @@ _VIEWS = "SELECT unit_id, facts FROM placement.unit_views"
 _PARKED = "SELECT consumer, source, stream, version, reason FROM {}.parked"
 _DEAD_LETTERS = "SELECT consumer, topic, partition, position, reason FROM {}.dead_letters"
 _CURSORS = "SELECT consumer, source, position FROM {}.cursors"
-_PLACES_OF_READ_MODEL = sa.text(
-    "SELECT consumer, source, position, event_id FROM gateway.cursors "
-    "WHERE consumer = 'gateway.read_model' AND source LIKE '%/%'"
-)
-_PUT_BACK = sa.text(
-    "INSERT INTO gateway.cursors (consumer, source, position, event_id) "
-    "VALUES (:consumer, :source, :position, :event_id) ON CONFLICT (consumer, source) DO NOTHING"
-)
 _RELAYED = "SELECT topic, position FROM {}.relay_cursors"
 
 
@@ -357,14 +349,7 @@ def rebuilt(site: Site) -> Iterator[Finding]:
                 held.callback(worker.resume)
                 worker.pause()
         projection = Projection(projection_log(postgresql_engine(url, answer_within=None), latest()))
-        projection.catch_up(logs)
-        with site.database.connect() as connection:
-            places = connection.execute(_PLACES_OF_READ_MODEL).all()
         before, after = projection.rebuild(logs)
-        # All of it is in: without these the worker would take every topic from its beginning once more, for nothing.
-        with site.database.connect() as connection:
-            for place in places:
-                connection.execute(_PUT_BACK, place._asdict())
         if before != after:
             yield Finding("the read model is what a rebuild makes", f"{before[:12]} became {after[:12]}")
         for log in (*logs.values(), projection.log):

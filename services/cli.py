@@ -137,15 +137,17 @@ def simulate(
 
 @app.command()
 def rebuild() -> None:
-    """Build the read model again from the logs and compare (stop the node, or the projection workers, first)."""
+    """Build the read model again from the logs and compare. Stop the embedded node first; projection workers wait by themselves."""
+    from events.log.errors import OthersWrite
     from services.gateway.projection import Projection
 
     settings = settings_now()
     with refusals():
         gateway_log, logs = _logs_on_postgresql(settings) if settings.database else _logs_of_node(settings)
-        projection = Projection(gateway_log)
-        projection.catch_up(logs)
-        before, after = projection.rebuild(logs)
+        try:
+            before, after = Projection(gateway_log).rebuild(logs)
+        except OthersWrite as others:
+            raise fail(f"Not rebuilt: {others}. Another rebuild may be under way.") from None
     typer.echo(f"read model before {before}\nread model after  {after}")
     if before != after:
         raise fail("They differ: the read model had gone wrong and is right now. Please report it.")

@@ -12,6 +12,7 @@ class LogError(Exception):
      +-- StreamConflict   somebody else appended first: read the stream again and decide again
      +-- DuplicateEvent   this very event is in the log already: nothing more to do
      +-- EventTooLarge    no broker would take it, and everything behind it in the log would wait for ever
+     +-- OthersWrite      another process does not let go of what has to be had alone
     """
 
 
@@ -34,6 +35,13 @@ class EventTooLarge(LogError):
         super().__init__(
             f"event {event.id} on {event.stream} would be {size} bytes long, and {LARGEST_RECORD} can be published; nothing was "
             "appended, and whoever made it that long has to say less"
+        )
+
+
+class OthersWrite(LogError):
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"what is written beside the log of {source} is in another process's hands: let it finish, or stop it, and try again"
         )
 
 

@@ -128,23 +128,36 @@ class Projection:
         """Drops the read model and builds it again from the logs; returns the digests before and after, which differ only
         if it had gone wrong. Interrupted, it goes on where it was, as the consumer does after any stop.
 
-        Nobody is rung until it is finished: on the way it goes once more through everything that ever waited."""
-        before = ReadModel(self.log.engine).digest()
-        with self.log.writing() as tx:
-            lift_time_limit(tx.connection)
-            for table in TABLES:
-                tx.connection.execute(sa.delete(table))
-            self.consumer.forget(tx)
-            pause_ringing(tx.connection)
-        self.catch_up(sources)
-        with self.log.writing() as tx:
-            resume_ringing(tx.connection)
-        return before, ReadModel(self.log.engine).digest()
+        Projection workers wait meanwhile, and what is appended meanwhile is theirs: both digests are of what the logs held at the
+        start. Nobody is rung until it is finished: on the way it goes once more through everything that ever waited. Raises
+        OthersWrite when another rebuild is under way."""
+        with self.log.without_others():
+            heads = {source: log.head() for source, log in sources.items()}
+            self.catch_up(sources, heads)
+            before = ReadModel(self.log.engine).digest()
+            places = {name: self.consumer.bookmark(name) for name in self.consumer.positions() if name not in sources}
+            with self.log.writing() as tx:
+                lift_time_limit(tx.connection)
+                for table in TABLES:
+                    tx.connection.execute(sa.delete(table))
+                self.consumer.forget(tx)
+                pause_ringing(tx.connection)
+            self.catch_up(sources, heads)
+            with self.log.writing() as tx:
+                resume_ringing(tx.connection)
+                # All that was taken from Kafka is in again: no worker need read its topics from their beginning.
+                for name, (position, event_id) in places.items():
+                    self.consumer.move_cursor(tx, name, position, event_id)
+            return before, ReadModel(self.log.engine).digest()
 
-    def catch_up(self, sources: Mapping[str, EventLog]) -> None:
-        """Takes in everything the logs hold and this consumer has not seen."""
+    def catch_up(self, sources: Mapping[str, EventLog], heads: Mapping[str, int]) -> None:
+        """Takes in everything the logs hold up to these positions and this consumer has not seen."""
         for source, log in sources.items():
-            while batch := log.read_all(after=self.consumer.position(source)):
+            while batch := [
+                (position, event)
+                for position, event in log.read_all(after=self.consumer.position(source))
+                if position <= heads[source]
+            ]:
                 self.consumer.deliver_batch(batch)
 
 

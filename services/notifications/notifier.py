@@ -74,7 +74,7 @@ class Notifier:
     def step(self) -> None:
         """One look at what waits, and one message to every channel that has one to get."""
         if self.queue.is_paused():
-            self.problem = "the read model is not whole; stop the projection, run `haven rebuild`, and start it again"
+            self.problem = "the read model is not whole; run `haven rebuild`"
             return
         self.plan()
         self.send_what_is_due()

@@ -94,7 +94,7 @@ def test_a_rebuild_destroys_and_appends_nothing(stories: World) -> None:
 def test_a_rebuild_that_was_interrupted_goes_on_where_it_was(stories: World, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = stories.core.read_model.digest()
     with monkeypatch.context() as dies:
-        dies.setattr(stories.core.projection, "catch_up", lambda _sources: None)
+        dies.setattr(stories.core.projection, "catch_up", lambda *_: None)
         stories.core.projection.rebuild(stories.core.logs)
     assert stories.core.read_model.digest() != digest
     stories.core.settle()

@@ -28,7 +28,7 @@ from services.capacity.worker import CapacityWorker
 from services.clock import Clock
 from services.gateway.erasure import Eraser
 from services.gateway.intake import Intake
-from services.gateway.projection import Projection
+from services.gateway.projection import Projection, projection_log
 from services.gateway.read_model import ReadModel
 from services.migrate import ROLES, latest, migrate
 from services.node import Core
@@ -221,9 +221,9 @@ class DeployedCore(Core):
         self.capacity_log = database.log("capacity", port=port)
         self.placement = PlacementWorker(self.placement_log, reference, clock)
         self.capacity = CapacityWorker(self.capacity_log, reference, clock)
-        projection_log = database.log("gateway", "haven_projection", port)
-        self.projection = Projection(projection_log)
-        self.eraser = Eraser(projection_log, KeyStore(database.engine("haven_eraser", port=port), keks))
+        beside_the_log = projection_log(database.engine("haven_projection", port=port), latest())
+        self.projection = Projection(beside_the_log)
+        self.eraser = Eraser(beside_the_log, KeyStore(database.engine("haven_eraser", port=port), keks))
         self.read_model = ReadModel(self.gateway_log.engine)
         self.intake = Intake(self.gateway_log, self.keys, self.read_model, clock)
         sources = {name: EventLog(database.engine(schema=name), name) for name in ("gateway", "placement", "capacity")}
