@@ -12,7 +12,7 @@ TRANSLATED := nl fr de
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo demo-real test check catalogues bench faults frontend frontend-check up down lock
+.PHONY: help run demo demo-real test check catalogues pictures bench faults frontend frontend-check up down lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ catalogues: $(VENV)/haven.stamp ## Collect the texts of the pages into the catal
 			--locale $$language --init-missing --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date \
 			--no-wrap || exit 1; \
 	done
+
+pictures: $(VENV)/haven.stamp ## Take the pictures of the README anew (needs chromium), then look at them
+	@HAVEN_TEST_PICTURES=take $(BIN)/python -m pytest --quiet -n0 tests/real/test_readme_pictures.py
 
 bench: $(VENV)/haven.stamp ## Measure against the anchors, print a table and write build/bench.json
 	@mkdir -p build

@@ -100,7 +100,7 @@ class LedNode:
 
 def _life(node: Node, cast: Cast, ends: datetime | None = None) -> Life:
     core = node.core
-    begin = None if ends is None else {story.name: ends - story.opened_ago for story in STORIES}
+    begin = None if ends is None else {story.name: ends - story.opened_ago for story in STORIES if story.opened_ago}
     seed = node.settings.inventory_seed
     return Life(cast, core.read_model, core.gateway_log, node.inventory, core.reference, seed, begin=begin)
 

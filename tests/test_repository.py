@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("bench", "events", "reference", "services", "simulation")
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-PYTHON_TARGETS = ("run", "demo", "demo-real", "test", "check", "catalogues", "bench", "faults")
+PYTHON_TARGETS = ("run", "demo", "demo-real", "test", "check", "catalogues", "pictures", "bench", "faults")
 
 
 def package_name(requirement: str) -> str:

@@ -129,7 +129,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
 GUESTS = (
     "be-police-antwerp-1",
-    "nl-shelter-01-staff",
+    "be-shelter-01-staff",
     "be-coordinator-1",
     "nl-coordinator-1",
     "be-guardianship-1",

@@ -43,6 +43,8 @@ HURRY = timedelta(minutes=1)
 """Between two steps while a story has nobody where it should rest: the node was down, or a visitor took the case further."""
 WATCHED_PACE, UNWATCHED_PACE = timedelta(minutes=2.5), timedelta(minutes=20)
 """Between two steps of an urgent case; the second is still less than the half hour a shelter has for its answer."""
+TO_SPARE = timedelta(hours=1)
+"""Before its deadline a case has rested, however short that was: the next one needs some minutes."""
 ASTRAY_FOR = timedelta(hours=1)
 """After which a case that found no bed, though its story goes on, is given up."""
 STAY = timedelta(minutes=40)
@@ -187,19 +189,22 @@ class Life:
                 continue
             pace = self._pace(story, view, now, is_missing=is_newest)
             if pace is not None:
-                moment = datetime.fromisoformat(view["changed_at"]) + pace
+                moment = _moment(view["changed_at"]) + pace
                 yield moment, view["request_id"], lambda view=view: self._step(story, view)  # type: ignore[misc]
 
     def _opens_at(self, story: Story, last: Json | None, standing: Json | None, now: datetime) -> datetime | None:
         """When the next case of a story is opened: when the one that stands has rested, or when one is missing."""
         if self._begin is not None:
-            return self._begin[story.name] if last is None else None
+            return self._begin.get(story.name) if last is None else None
         if story.is_told_once or (story.is_for_who_watches and not self._is_watched(now)):
             return None
         if last is None:
             return now
-        since = datetime.fromisoformat((standing or last)["changed_at"])
-        return since + (story.rest if standing else WATCHED_PACE if story.is_for_who_watches else HURRY)
+        if standing is None:
+            return _moment(last["changed_at"]) + (WATCHED_PACE if story.is_for_who_watches else HURRY)
+        # An ask that runs out beside an offer changes the case, and not what it waits for: the deadline stays.
+        rested = _moment(standing["changed_at"]) + story.rest
+        return min(rested, _moment(standing["deadline"]) - TO_SPARE) if standing["deadline"] else rested
 
     def _open(self, story: Story, number: int, units: Sequence[Json]) -> None:
         self._make_room(story, units)
@@ -248,15 +253,17 @@ class Life:
             every = least + (most - least) * random.Random(f"{self._seed} {shelter_id}").random()
             if shelter_id in self._late:
                 every = LATE_WORD_EVERY
-            oldest = min(datetime.fromisoformat(unit["reported_at"]) for unit in own)
+            oldest = min(_moment(unit["reported_at"]) for unit in own)
             yield oldest + every, shelter_id, lambda s=shelter_id, o=own: self._cast.confirm(s, o)  # type: ignore[misc]
 
     def _make_room(self, story: Story, units: Sequence[Json]) -> None:
         """Beds become free where the story leads, as beds do; else it would lead nowhere when the inventory is full."""
         # As many as are asked at once, and one for whoever is asked next.
         wanted = self._reference.clocks.of(story.urgency).parallel_asks + 1
-        fitting = [unit for unit in units if self._fits(unit, story)]
         beds = story.household.beds
+        fitting = [unit for unit in units if unit["beds"] >= beds and self._fits(unit, story)]
+        # Those that are late stay late, unless there is nobody else.
+        fitting = [unit for unit in fitting if unit["shelter_id"] not in self._late] or fitting
         wanted -= sum(unit["free"] >= beds for unit in fitting)
         full = [unit for unit in fitting if unit["free"] < beds <= unit["beds"] - unit["held"] - unit["occupied"]]
         drawn = random.Random(f"{self._seed} {story.name} {sum(unit['revision'] for unit in fitting)}")
@@ -266,10 +273,11 @@ class Life:
     def _fits(self, unit: Json, story: Story) -> bool:
         household = story.household
         track = Track.CHILD if household.is_headed_by_minor else Track.ADULT
-        near_danger = {story.region, *self._reference.neighbours(story.region)}
+        near_danger = {story.region}
+        if story.is_feared_next_door:
+            near_danger |= self._reference.neighbours(story.region)
         return bool(
             unit["unit_id"] in self._synthetic - self.touched.theirs
-            and unit["shelter_id"] not in self._late
             and unit["country"] == story.host
             and unit["region"] not in near_danger
             and unit["track"] == track
@@ -277,6 +285,10 @@ class Life:
             and set(story.needs) <= set(unit["supports"])
             and (unit["open_at_night"] or story.urgency is Urgency.STANDARD)
         )
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _stands(story: Story, view: Json) -> bool:

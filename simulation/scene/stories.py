@@ -59,8 +59,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """How long it waits: less than the deadline it has there."""
     pace: timedelta = timedelta(minutes=25)
     """How long each step before and after takes."""
-    opened_ago: timedelta
-    """Before the first visitor comes."""
+    opened_ago: timedelta | None = None
+    """Before the first visitor comes; None if it begins only then."""
     declines: tuple[DeclineReason, ...] = ()
     """What the shelters asked first say."""
     condition: AcceptCondition | None = None
@@ -77,9 +77,14 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """It is opened while somebody looks on, and never rests."""
 
     @property
+    def is_feared_next_door(self) -> bool:
+        """Also in the regions around. All of Luxembourg is one region, and half of Belgium next to it."""
+        return self.origin != "LU"
+
+    @property
     def opening(self) -> Json:
-        """What the referrer sends, but for the callback. The third country is where they know somebody to be afraid of."""
-        zones = [{"code": self.region, "with_neighbours": True}]
+        """What the referrer sends, but for the callback. In the third country there is somebody to be afraid of, too."""
+        zones: list[Json] = [{"code": self.region, "with_neighbours": self.is_feared_next_door}]
         zones += [{"code": code} for code in sorted({"BE", "NL", "LU"} - {self.origin, self.host})]
         return {
             "urgency": self.urgency,
@@ -138,9 +143,9 @@ STORIES = (
     ),
     Story(
         name="mother and child, one shelter said no",
-        origin="BE",
-        region="BE21",
-        host="NL",
+        origin="NL",
+        region="NL32",
+        host="BE",
         household=MOTHER_AND_CHILD,
         language="es",
         declines=(DeclineReason.NOT_STAFFED,),
@@ -166,6 +171,7 @@ STORIES = (
         host="LU",
         household=WOMAN,
         language="fr",
+        declines=(DeclineReason.NO_SPACE,),
         condition=AcceptCondition.ARRIVAL_IN_OPENING_HOURS,
         rests_at=Stage.OFFERED,
         opened_ago=_hours(2.2),
@@ -177,7 +183,6 @@ STORIES = (
         host="BE",
         household=WOMAN,
         language="ro",
-        declines=(DeclineReason.NO_SPACE,),
         rests_at=Stage.OFFERED,
         rest=_hours(17),
         opened_ago=_hours(3.1),
@@ -296,7 +301,6 @@ STORIES = (
         language="zh",
         urgency=Urgency.URGENT,
         rests_at=Stage.ENDED,
-        opened_ago=timedelta(minutes=4),
         drive=_hours(3),
         is_for_who_watches=True,
     ),
@@ -304,12 +308,11 @@ STORIES = (
         name="tonight from Luxembourg",
         origin="LU",
         region="LU00",
-        host="BE",
+        host="NL",
         household=WOMAN,
         language="en",
         urgency=Urgency.URGENT,
         rests_at=Stage.ENDED,
-        opened_ago=timedelta(minutes=17),
         drive=_hours(3),
         is_for_who_watches=True,
     ),

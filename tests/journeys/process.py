@@ -66,7 +66,8 @@ class RunningNode:
             self.process = subprocess.Popen(
                 [*HAVEN, "run"], env=environment(**self.settings), stdout=output, stderr=subprocess.STDOUT
             )
-        self.wait_until_ready()
+        # Making a scene is seconds of work, and many on a machine that is busy with other tests.
+        self.wait_until_ready(30.0 if self.scene == "none" else 100.0)
         return self
 
     def wait_until_ready(self, patience: float = 30.0) -> None:
