@@ -34,6 +34,7 @@ CLAIMS_AS_EVENTS = "the claims table says what the events say"
 NOTHING_PARKED = "nothing is parked"
 NOTHING_GIVEN_UP = "no message is given up"
 DEAD_LETTER_WRITTEN = "what is no event becomes a dead letter"
+DEAD_LETTER_TOLD = "every dead letter is told of"
 AT_THE_END = "every consumer is at the end of its topics"
 SERVICES_AGREE = "invariant I11 services_agree"
 AS_REBUILT = "the read model is what a rebuild makes"
@@ -244,6 +245,17 @@ def dead_letters_not_written() -> None:
     change(dead_letters, "keep", lambda *_: None)
 
 
+def dead_letters_not_told() -> None:
+    """The relay writes down that it told of a dead letter, and tells nobody."""
+    from events.kafka import dead_letters
+    from events.kafka.relay import BATCH, _Leader
+
+    def silent(leader: Any, connection: Any) -> None:
+        leader._mark_told(connection, dead_letters.unpublished(connection, BATCH))
+
+    change(_Leader, "_tell_of_dead_letters", silent)
+
+
 def view_not_written() -> None:
     """The projection loses one change in ten."""
     from services.gateway import projection, views
@@ -280,5 +292,6 @@ BUGS: Mapping[str, Bug] = {
         "capacity", acknowledged_to_kafka_before_the_commit, (*LEFT_OUT, AT_THE_END)
     ),
     "dead letters not written": Bug("placement", dead_letters_not_written, (DEAD_LETTER_WRITTEN,)),
+    "dead letters not told": Bug("relay", dead_letters_not_told, (DEAD_LETTER_TOLD,)),
     "change missing in the read model": Bug("projection", view_not_written, (AS_REBUILT,)),
 }

@@ -88,13 +88,14 @@ def died_at(kind: str, point: Point, site: Site) -> None:
             dead.start_again()
 
 
-RARE = (Point.DEAD_LETTER_KEPT, Point.BEFORE_KEY_DESTROYED, Point.AFTER_KEY_DESTROYED)
+WITH_DEAD_LETTERS = (Point.DEAD_LETTER_KEPT, Point.BEFORE_LETTER_MARKED, Point.AFTER_LETTER_MARKED)
+RARE = (*WITH_DEAD_LETTERS, Point.BEFORE_KEY_DESTROYED, Point.AFTER_KEY_DESTROYED)
 """Points by which a process comes only now and then."""
 
 
 def _first_dead(site: Site, processes: Sequence[Wrapped], point: Point) -> Wrapped:
     kind = processes[0].kind
-    if point is Point.DEAD_LETTER_KEPT:
+    if point in WITH_DEAD_LETTERS:
         site.spoil("placement" if kind == "capacity" else "gateway")
     ends = time.monotonic() + REACHED_SECONDS
     while time.monotonic() < ends:
@@ -155,7 +156,14 @@ def _start(part: Part) -> None:
 
 CRASH_POINTS: Mapping[str, tuple[Point, ...]] = {
     "gateway": (Point.BEFORE_COMMIT, Point.AFTER_COMMIT),
-    "relay": (Point.BEFORE_PRODUCE, Point.BEFORE_FLUSH, Point.BEFORE_CURSOR_MOVE, Point.AFTER_CURSOR_MOVE),
+    "relay": (
+        Point.BEFORE_PRODUCE,
+        Point.BEFORE_FLUSH,
+        Point.BEFORE_CURSOR_MOVE,
+        Point.AFTER_CURSOR_MOVE,
+        Point.BEFORE_LETTER_MARKED,
+        Point.AFTER_LETTER_MARKED,
+    ),
     "placement": (
         Point.BEFORE_COMMIT,
         Point.AFTER_COMMIT,

@@ -44,6 +44,7 @@ BROUGHT_OUT_BY: Mapping[str, Sequence[Strike]] = {
     "remembered before it was handled": [partial(died_at, "placement", Point.BEFORE_COMMIT)] * 8,
     "acknowledged to Kafka before the commit": [partial(killed_all, "capacity")] * 4,
     "dead letters not written": [spoilt],
+    "dead letters not told": [spoilt],
 }
 """What is broken meanwhile; nothing where people at work are enough."""
 

@@ -177,6 +177,21 @@ class Site:
         finally:
             consumer.close()
 
+    def told(self) -> set[str]:
+        """Ids of the dead letters that Kafka holds."""
+        place = TopicPartition(self.stack.settings.layout.dead_letters, 0)
+        consumer = KafkaConsumer(**self.stack.kafka.client(), group_id=None)
+        try:
+            consumer.assign([place])
+            consumer.seek_to_beginning()
+            end, ids = consumer.end_offsets([place])[place], set()
+            while consumer.position(place) < end:
+                for record in consumer.poll(timeout_ms=1000).get(place, ()):
+                    ids.add(dict(record.headers)["ce_id"].decode())
+            return ids
+        finally:
+            consumer.close()
+
     def spoil(self, source: str) -> None:
         """Puts a message into a log's topic that is no event."""
         producer = KafkaProducer(**self.stack.kafka.client(), acks="all")

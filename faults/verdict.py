@@ -94,6 +94,10 @@ class Snapshot:
     parked: list[str]
     dead_letters: list[tuple[str, str, int, int, str]]
     """Consumer, topic, partition, offset, reason."""
+    told: Mapping[str, tuple[str, int, int]]
+    """The dead letters that the relay says it has told of: topic, partition and offset by id."""
+    untold: list[str]
+    """Those it has not told of yet."""
     cursors: Mapping[tuple[str, str], int]
     relayed: Mapping[str, dict[str, int]]
     trail: int
@@ -151,6 +155,8 @@ def _read(connection: sa.Connection) -> Snapshot:
         views={unit_id: (facts.free, facts.freshness) for unit_id, facts in views.items()},
         parked=[" ".join(map(str, row)) for schema in SCHEMAS for row in rows(_PARKED.format(schema))],
         dead_letters=[tuple(row) for schema in SCHEMAS for row in rows(_DEAD_LETTERS.format(schema))],
+        told={row[0]: tuple(row[1:]) for schema in SCHEMAS for row in rows(_TOLD.format(schema))},
+        untold=[row[0] for schema in SCHEMAS for row in rows(_UNTOLD.format(schema))],
         cursors={(row[0], row[1]): row[2] for schema in SCHEMAS for row in rows(_CURSORS.format(schema))},
         relayed={schema: {row[0]: row[1] for row in rows(_RELAYED.format(schema))} for schema in SCHEMAS},
         trail=rows("SELECT count(*) FROM gateway.trail")[0][0],
@@ -160,6 +166,8 @@ def _read(connection: sa.Connection) -> Snapshot:
 _VIEWS = "SELECT unit_id, facts FROM placement.unit_views"
 _PARKED = "SELECT consumer, source, stream, version, reason FROM {}.parked"
 _DEAD_LETTERS = "SELECT consumer, topic, partition, position, reason FROM {}.dead_letters"
+_TOLD = "SELECT id, topic, partition, position FROM {}.dead_letters WHERE published_at IS NOT NULL"
+_UNTOLD = "SELECT id FROM {}.dead_letters WHERE given_up_at IS NOT NULL AND published_at IS NULL"
 _CURSORS = "SELECT consumer, source, position FROM {}.cursors"
 _RELAYED = "SELECT topic, position FROM {}.relay_cursors"
 
@@ -292,6 +300,11 @@ def set_aside(site: Site, snapshot: Snapshot) -> Iterator[Finding]:
         if missing:
             what = f"{consumer} has none for {missing[:3]}"
             yield Finding("what is no event becomes a dead letter", what, lost=len(missing))
+    # What was put into a topic before it was wiped was told of in one that is gone too.
+    here = {letter for letter, place in snapshot.told.items() if place in site.poison - site.old_poison}
+    silent = [*snapshot.untold, *(here - site.told())]
+    if silent:
+        yield Finding("every dead letter is told of", f"{len(silent)}: {silent[:3]}", lost=len(silent))
 
 
 def transport(site: Site, snapshot: Snapshot) -> Iterator[Finding]:

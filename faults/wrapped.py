@@ -35,6 +35,8 @@ class Point(StrEnum):
     BEFORE_FLUSH = "before flush"
     BEFORE_CURSOR_MOVE = "before cursor move"
     AFTER_CURSOR_MOVE = "after cursor move"
+    BEFORE_LETTER_MARKED = "before dead letter marked as told"
+    AFTER_LETTER_MARKED = "after dead letter marked as told"
     BEFORE_KEY_DESTROYED = "before key destroyed"
     AFTER_KEY_DESTROYED = "after key destroyed"
 
@@ -93,6 +95,7 @@ def _around_the_relay(crash: CrashFile) -> None:
     around(_Leader, "_send", crash, before=Point.BEFORE_PRODUCE, after=Point.BEFORE_CURSOR_MOVE)
     around(_Leader, "_wait_until_acknowledged", crash, before=Point.BEFORE_FLUSH)
     around(_Leader, "_move", crash, after=Point.AFTER_CURSOR_MOVE)
+    around(_Leader, "_mark_told", crash, before=Point.BEFORE_LETTER_MARKED, after=Point.AFTER_LETTER_MARKED)
 
 
 def _around_a_worker(crash: CrashFile) -> None:

@@ -306,6 +306,9 @@ class _Leader:
         letters = dead_letters.unpublished(connection, BATCH)
         if letters:
             self._send(connection, [self._letter(letter) for letter in letters])
+            self._mark_told(connection, letters)
+
+    def _mark_told(self, connection: sa.Connection, letters: Sequence[dead_letters.DeadLetter]) -> None:
         for letter in letters:
             told = {"now": datetime.now(UTC).isoformat(), "id": letter.id, "given_up_at": letter.given_up_at}
             connection.execute(_TOLD, told)
