@@ -6,12 +6,12 @@
   const PATIENCE = 8_000;
   const AGAIN = 10_000;
 
-  const start = async () => {
+  const start = () => {
     const box = document.getElementById("kept");
     if (!box?.dataset.key || !globalThis.crypto?.subtle || !globalThis.indexedDB) return;
     const words = box.dataset;
     const bytes = Uint8Array.from(atob(words.key.replaceAll("-", "+").replaceAll("_", "/")), (one) => one.charCodeAt(0));
-    const key = await crypto.subtle.importKey("raw", bytes, "AES-GCM", false, ["encrypt", "decrypt"]);
+    const key = crypto.subtle.importKey("raw", bytes, "AES-GCM", false, ["encrypt", "decrypt"]);
     const entries = new Map(); // by unit: the newest word about it
     const busy = new Set();
 
@@ -40,7 +40,7 @@
     const put = async ({ id, at, unit, what, fields }) => {
       const record = { id, at, iv: crypto.getRandomValues(new Uint8Array(12)) };
       const said = new TextEncoder().encode(JSON.stringify({ unit, what, fields }));
-      record.sealed = await crypto.subtle.encrypt(algorithm(record), key, said);
+      record.sealed = await crypto.subtle.encrypt(algorithm(record), await key, said);
       await within("readwrite", (store) => store.put(record));
     };
     const drop = async (entry) => {
@@ -56,7 +56,7 @@
           continue;
         }
         try {
-          const said = new TextDecoder().decode(await crypto.subtle.decrypt(algorithm(record), key, record.sealed));
+          const said = new TextDecoder().decode(await crypto.subtle.decrypt(algorithm(record), await key, record.sealed));
           await newest({ ...record, ...JSON.parse(said), state: "asks" });
         } catch {
           // Somebody else's: not for this page to know.
@@ -175,6 +175,7 @@
       if (busy.has(unit)) return; // the second of two taps
       const what = form.dataset.keep.replace("{free}", typed.free);
       const entry = { id: crypto.randomUUID(), at: Date.now(), unit, what, fields, state: "sending" };
+      for (const field of form.elements) field.defaultValue = field.value; // this is said, and not being typed any more
       await newest(entry);
       await put(entry).catch(() => {}); // a browser that keeps nothing sends all the same
       show();
@@ -183,8 +184,10 @@
     addEventListener("online", sendWaiting);
     document.addEventListener("line", sendWaiting);
     setInterval(sendWaiting, AGAIN);
-    await find().catch(() => {});
-    if (entries.size) show();
+    find().then(
+      () => entries.size && show(),
+      () => {},
+    );
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
   else start();

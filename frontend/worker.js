@@ -1,14 +1,14 @@
 // The worker: it keeps static files and one page that says the line is down, and nothing else, ever. `SHELL` comes before this
 // file: a name made of the digests of everything in it, the files, and that page (services/gateway/pages/offline.py).
-const kept = () => caches.open(SHELL.name);
-
 const keep = async (address) => {
   const answer = await fetch(address, { credentials: "omit" });
   const rule = answer.headers.get("Cache-Control") ?? "no-store";
   // Without cookies nobody is known, so nothing can be about anybody. What says that it must not be kept is not.
   if (!answer.ok || answer.redirected || /no-store|private/.test(rule)) throw new Error(`not to be kept: ${address}`);
-  await (await kept()).put(address, answer);
+  await (await caches.open(SHELL.name)).put(address, answer);
 };
+
+const found = (asked) => caches.match(asked, { cacheName: SHELL.name }); // opening it would make it again after it was forgotten
 
 const forgetAll = async () => {
   for (const name of await caches.keys()) await caches.delete(name);
@@ -41,13 +41,13 @@ const page = async (event) => {
     const answer = await event.preloadResponse;
     if (answer) return answer;
   } catch {
-    const offline = await (await kept()).match(SHELL.offline);
+    const offline = await found(SHELL.offline);
     if (offline) return offline;
   }
   return Response.error();
 };
 
-const file = async (request) => (await (await kept()).match(request)) ?? fetch(request);
+const file = async (request) => (await found(request)) ?? fetch(request);
 
 addEventListener("fetch", (event) => {
   const { request } = event;

@@ -196,12 +196,18 @@ def test_nothing_is_missed_between_making_a_page_and_listening(world: World) -> 
     after = world.core.read_model.last_change()
     request_id = world.open()
     answer = reader.client.get(f"/live?after={after}", base_url=world.node.settings.url, buffered=False)
+    assert answer.status_code == 200
     said = b""
     for line in answer.response:
         said += line
         if request_id.encode() in said:
             break
     answer.close()
+
+
+def test_a_stream_of_nobody_is_told_to_stay_away(world: World) -> None:
+    answer = asked(world, "/live", headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, answer.data) == (204, b"")
 
 
 def test_a_page_hears_that_somebody_is_still_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from services.gateway.pages.sessions import KeptForm, Session, Sessions, session
 from services.gateway.principals import Account, Principal
 from services.gateway.read_model import Json
 from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
+from services.gateway.token_errors import TokenError
 
 LARGEST_FORM = 64 * 1024
 SEALED_ONCE_SENT = frozenset({"callback", "rendezvous", "steps"})
@@ -280,7 +281,7 @@ def require_own_form(site: Site, session: Session) -> None:
 
 
 def _sign_in_first(site: Site) -> Response:
-    if "HX-Request" in request.headers:
+    if _is_part():
         return _load_whole_page()
     if request.method == "GET":
         return site.login.begin(own_path(request.full_path.rstrip("?")))
@@ -291,6 +292,11 @@ def _sign_in_first(site: Site) -> Response:
     require_own_form(site, locked)
     wanted, kept = _what_was_sent(locked.principal)
     return site.login.begin(wanted, kept=kept, replaces=session_id_of(cookie))
+
+
+def _is_part() -> bool:
+    """Whether a script of a page asks: htmx for a part of it, or the browser for the stream, which 204 tells to stay away."""
+    return "HX-Request" in request.headers or request.headers.get("Accept") == "text/event-stream"
 
 
 def _load_whole_page() -> Response:
@@ -306,7 +312,7 @@ def _refused(visit: Visit, refused: Refused) -> Response:
 
 def _sign_in_again(visit: Visit, *, fresh: bool) -> Response:
     """By way of the issuer and back to the same page, with what was being sent."""
-    if "HX-Request" in request.headers:
+    if _is_part():
         return _load_whole_page()
     wanted, kept = own_path(request.full_path.rstrip("?")), None
     if request.method == "POST":
@@ -337,6 +343,9 @@ def frame(site: Site, pages: Iterable[Page], *, open_to_all: Sequence[Blueprint]
     blueprint.register_error_handler(FormTooOld, lambda _old: _plain_problem("form-too-old", 403))
     blueprint.register_error_handler(LoginFailed, lambda failed: _plain_problem(failed.code, failed.status))
     blueprint.register_error_handler(HTTPException, lambda error: _plain_problem("not-found", error.code or 500))
+    # The stream is opened without `visit.ask`, by a script: it has no use for words.
+    blueprint.register_error_handler(problems.Problem, lambda problem: problem.response())
+    blueprint.register_error_handler(TokenError, lambda _error: _plain_problem("insufficient-scope", 403))
     blueprint.register_error_handler(Exception, _in_trouble)
     blueprint.app_errorhandler(404)(lambda _error: _nothing_here(site))
     for one in pages:

@@ -46,7 +46,7 @@ def offline_pages() -> Blueprint:
     @blueprint.get("/offline/<code>")
     def offline(code: str) -> Response:
         _speak(code)
-        return _the_same_for_everybody(make_response(render_template("offline.html", visit=None, notices=[], kept={})))
+        return _the_same_for_everybody(make_response(render_template("offline.html")))
 
     return blueprint
 
@@ -62,7 +62,7 @@ def static_address(name: str) -> str:
 def shell_version(code: str) -> str:
     """A digest of everything the shell in this language is made of. When it changes, the worker does: the browser notices with
     the next page, keeps the new shell, and drops the old one."""
-    templates = [TEMPLATES / name for name in ("base.html", "offline.html", "phones.html")]
+    templates = [TEMPLATES / name for name in ("offline.html", "phones.html")]
     words = [path for path in (CATALOGUES / f"{code}.po",) if path.exists()]
     parts = [*(STATIC / name for name in ("worker.js", LETTERS, *SHELL)), *templates, *words]
     whole = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in parts)

@@ -48,8 +48,9 @@ class Line:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def cut(self) -> None:
-        assert self._listener
-        for one in (self._listener, *self._open):
+        listener, self._listener = self._listener, None
+        assert listener
+        for one in (listener, *self._open):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
@@ -64,6 +65,10 @@ class Line:
                 except OSError:  # it is still starting
                     browser.close()
                     continue
+                if self._listener is not listener:  # cut meanwhile
+                    browser.close()
+                    node.close()
+                    return
                 self._open |= {browser, node}
                 for source, sink in ((browser, node), (node, browser)):
                     threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
@@ -453,9 +458,10 @@ def test_whoever_leaves_leaves_nothing_behind(people: People, line: Line, how: s
             page.wait_for_timeout(1_500)
         page.context.unroute("**/places")
         page.goto("/healthz")  # of the same site, and without any script of ours
-        assert page.evaluate("caches.keys()") == []
-        assert page.evaluate("indexedDB.databases()") == []
-        assert page.evaluate("navigator.serviceWorker.getRegistrations().then(all => all.length)") == 0
+        # The worker does it, which outlives the page and may take a moment.
+        page.wait_for_function("caches.keys().then(all => !all.length)")
+        page.wait_for_function("indexedDB.databases().then(all => !all.length)")
+        page.wait_for_function("navigator.serviceWorker.getRegistrations().then(all => !all.length)")
         forgive(page)
 
 
