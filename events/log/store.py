@@ -140,7 +140,6 @@ class _Append:
 
 
 _READ_STREAM = sa.text("SELECT record FROM events WHERE stream = :stream AND version > :after ORDER BY version")
-_FIRST_OF = sa.text("SELECT record FROM events WHERE stream = :stream ORDER BY version LIMIT 1")
 _READ_ALL = sa.text("SELECT position, record FROM events WHERE position > :after ORDER BY position LIMIT :limit")
 _FIND = sa.text("SELECT record FROM events WHERE id = :id")
 _ID_AT = sa.text("SELECT id FROM events WHERE position = :position")
@@ -408,12 +407,6 @@ class EventLog:
         """Events of one stream in version order. Raises `msgspec.ValidationError` if one is of a newer release."""
         with self.engine.connect() as connection:
             return _read_stream(connection, stream, after)
-
-    def first_of(self, stream: str) -> Event | UnreadableEvent | None:
-        """The event a stream began with."""
-        with self.engine.connect() as connection:
-            record = connection.scalar(_FIRST_OF, {"stream": stream})
-        return None if record is None else decode(record)
 
     def read_all(self, after: int = 0, limit: int = 500) -> list[tuple[int, Event | UnreadableEvent]]:
         """Events of every stream by position, which is commit order; positions ascend but may have gaps."""

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from flask import Response
 
-from events.envelope import Contract, Event, wire_name
+from events.envelope import Contract, Event, derived_id, wire_name
 from events.gateway import (
     AnswerAsk,
     CountersignPlacement,
@@ -49,15 +49,12 @@ def known_request(call: Call, request_id: str) -> Json:
     view = call.gateway.read_model.request(request_id, parties(call.principal))
     if view is not None:
         return view
-    # No more work for a case of others than for one that is not there: how long a no takes must not tell the two apart.
-    first = call.gateway.log.first_of(stream_of(request_id))
-    if (
-        isinstance(first, Event)
-        and isinstance(first.data, OpenRelocationRequest)
-        and may_know_received(call.principal, first.data, first.actor)
-        and call.gateway.read_model.outcome(first.id) is None
-    ):
-        return _received_view(first, first.data)
+    # As much work for a case of others as for one that is not there: how long a no takes must not tell the two apart.
+    first = call.gateway.log.find(derived_id(request_id, 0))
+    if isinstance(first, Event) and isinstance(first.data, OpenRelocationRequest):
+        is_theirs = may_know_received(call.principal, first.data, first.actor)
+        if is_theirs and call.gateway.read_model.outcome(first.id) is None:
+            return _received_view(first, first.data)
     raise problems.not_found()
 
 
