@@ -50,7 +50,7 @@ DATABASE = "haven"
 PRINCIPALS = kafka_access.principals()
 UNLIMITED = {"HAVEN_REQUESTS_PER_MINUTE": "0", "HAVEN_BEDS_AT_ONCE": "0"}
 """For measurements: nobody but them asks as often, and under one name."""
-PROCESSES = ("relay", "placement", "capacity", "projection", "gateway")
+PROCESSES = ("relay", "placement", "capacity", "projection", "gateway", "stream")
 
 _BEHIND = """
     SELECT (SELECT count(*) FROM gateway.events) + (SELECT count(*) FROM placement.events)
@@ -141,6 +141,11 @@ class Stack:
     def url(self) -> str:
         """Where the first gateway serves people."""
         return self.processes["gateway-1"].url
+
+    @property
+    def stream_url(self) -> str:
+        """Where the first process for live streams serves people; a proxy makes one origin of both."""
+        return self.processes["stream-1"].url
 
     @property
     def environment(self) -> dict[str, str]:
@@ -257,7 +262,7 @@ class Stack:
             admin.pages_at(self.url)
             secret, issuer = admin.client_secret(), admin.issuer
         private_file(self.secrets / "pages_client_secret", secret)
-        for gateway in self.of("gateway"):
+        for gateway in (*self.of("gateway"), *self.of("stream")):
             gateway.stop()
             gateway.environment |= {"HAVEN_ISSUER": issuer}
             gateway.start()

@@ -271,15 +271,25 @@ def notify(
 
 @app.command()
 def gateway() -> None:
-    """Serve the API in front of PostgreSQL."""
+    """Serve the pages and the API in front of PostgreSQL, all but the live streams."""
+    _serve("gateway")
+
+
+@app.command()
+def stream() -> None:
+    """Serve the live streams: /live for pages, /api/v1/stream for programs."""
+    _serve("stream")
+
+
+def _serve(kind: str) -> None:
     from services.gateway_process import GatewayProcess
     from services.operated import operated
     from services.operations.web import observe_requests
     from services.serving import serve
 
     with refusals():
-        process = GatewayProcess(settings_now())
-        with operated("haven-gateway", process.settings, process.ready) as watch:
+        process = GatewayProcess(settings_now(), only_streams=kind == "stream")
+        with operated(f"haven-{kind}", process.settings, process.ready) as watch:
             watch.work.watch_log(process.log)
             observe_requests(process.app, process.log, process.gateway.feed, watch.metrics, watch.tracer)
             settings = process.settings

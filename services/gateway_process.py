@@ -1,4 +1,5 @@
-"""The gateway of the distributed runtime: HTTP in front of its own log and the read model. It never speaks to Kafka.
+"""The gateway of the distributed runtime: HTTP in front of its own log and the read model. It never speaks to Kafka. The live
+streams are a process of their own, so that whoever only listens keeps nobody waiting; it opens nothing sealed.
 
 Several may serve the same people: all they share is in PostgreSQL. With an external issuer it signs nobody in; without one it
 brings the demo sign-in, for this machine only.
@@ -7,7 +8,7 @@ brings the demo sign-in, for this machine only.
 import logging
 from uuid import uuid4
 
-from events.key_file import load_key_file
+from events.key_file import KeyEncryptionKeys, load_key_file
 from events.log.engines import postgresql_engine
 from events.log.hints import READ_MODEL, Announcer, log_channel, pass_on
 from events.log.store import EventLog
@@ -15,13 +16,14 @@ from events.sealing import KeyStore, key_store_engine
 from reference import load
 from services.clock import clock_of, real_time
 from services.config import Settings
+from services.gateway import stream
 from services.gateway.alert_routes import set_aside_on_postgresql
-from services.gateway.api import create_app
+from services.gateway.api import RULES_WITHOUT_STREAM, create_app
 from services.gateway.feed import Feed, revoked
 from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
 from services.gateway.limits import Limits
-from services.gateway.pages import add_pages
+from services.gateway.pages import PAGES_WITHOUT_STREAM, add_pages, live
 from services.gateway.pages.sessions import Sessions
 from services.gateway.read_model import ReadModel
 from services.gateway.ringing import ringing_in
@@ -40,15 +42,19 @@ ROLE = "haven_gateway"
 
 
 class GatewayProcess:
-    """One gateway process; raises BadSetting, SchemaMismatch, KeyFileRefused or KeyFileMismatch when it must not serve."""
+    """One gateway process, or one for the live streams alone; raises BadSetting, SchemaMismatch, KeyFileRefused or KeyFileMismatch
+    when it must not serve."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, only_streams: bool = False) -> None:
         self.settings = settings
+        self.only_streams = only_streams
         self.threads = Threads()
         self.clock = clock_of(settings)
         url = settings.database_url(ROLE)
-        keys = KeyStore(key_store_engine(url, "keys"), load_key_file(settings.secret_file("key-file")))
-        keys.verify_key_file()
+        key_file = KeyEncryptionKeys({}) if only_streams else load_key_file(settings.secret_file("key-file"))
+        keys = KeyStore(key_store_engine(url, "keys"), key_file)
+        if not only_streams:
+            keys.verify_key_file()
         self.log = EventLog(postgresql_engine(url), "gateway", latest())
         read_model = ReadModel(self.log.engine)
         reference = load()
@@ -77,9 +83,11 @@ class GatewayProcess:
             ringing=ringing_in(self.log.engine, real_time),
         )
         self.gateway.feed.doubts.append(revoked(store.revoked_among))
-        self.app = create_app(self.gateway, settings.url, self.ready, *identity.blueprints)
+        rules, pages = (stream.RULES, live.PAGES) if only_streams else (RULES_WITHOUT_STREAM, PAGES_WITHOUT_STREAM)
+        others = () if only_streams else identity.blueprints
+        self.app = create_app(self.gateway, settings.url, self.ready, *others, rules=rules)
         self.sessions = Sessions(self.log.engine, real_time)
-        add_pages(self.app, self.gateway, identity, self.sessions, settings, real_time)
+        add_pages(self.app, self.gateway, identity, self.sessions, settings, real_time, pages=pages)
 
     def start(self) -> None:
         announcer = Announcer(self.log.engine, log_channel("gateway"))
@@ -93,6 +101,8 @@ class GatewayProcess:
         self.log.listeners.append(announcer)
         engine = self.log.engine
         self.threads.start("hints", lambda stop: pass_on(engine, READ_MODEL, [somebody_else_moved], stop))
+        if self.only_streams:
+            return
         chores = (
             lambda: self.gateway.intake.forget_old_keys(self.clock()),
             self._identity.store.forget_expired,

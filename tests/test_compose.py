@@ -29,6 +29,11 @@ from events.log.engines import sqlite_engine
 from services import cli, gateway_process, notify_process, processes
 from services.clock import real_time
 from services.config import BadSetting, Settings, read_settings
+from services.gateway import stream
+from services.gateway.feed import HEARTBEAT_SECONDS
+from services.gateway.intake import LONGEST_WAIT
+from services.gateway.pages import live
+from services.gateway.routing import PREFIX
 from services.migrate import ROLES
 from services.operations.health import OperationsServer
 
@@ -117,7 +122,7 @@ def serving() -> set[str]:
     for function in ast.parse((ROOT / "services/cli.py").read_text()).body:
         if isinstance(function, ast.FunctionDef) and function.decorator_list:
             calls = {ast.unparse(call.func) for call in ast.walk(function) if isinstance(call, ast.Call)}
-            if calls & {"serve", "_work", "operated"}:
+            if calls & {"serve", "_serve", "_work", "operated"}:
                 found.add(function.name)
     return found
 
@@ -207,6 +212,8 @@ def asked_for(name: str, folder: Path, data: Path, monkeypatch: pytest.MonkeyPat
         process = gateway_process.GatewayProcess(read_settings())
         with pytest.raises(BadSetting, match="pages_client_secret is empty"):  # nobody has put it there yet
             process._identity.pages_secret()
+    elif command == ["stream"]:
+        gateway_process.GatewayProcess(read_settings(), only_streams=True)
     elif command == ["notify"]:
         notify_process.NotifyProcess(read_settings())
     elif command == ["relay"]:
@@ -330,14 +337,22 @@ def test_a_server_shows_a_certificate_for_the_name_it_is_called_by(
 
 def test_the_gateway_reaches_neither_kafka_nor_a_worker_but_on_the_operators_network() -> None:
     assert not networks("gateway") & networks("kafka")
-    for worker in (*processes.WORK, "relay"):
-        assert networks("gateway") & networks(worker) == {"watch"}, worker
-    assert networks("gateway") & networks("postgresql") == {"front"}
+    for serving_people in ("gateway", "stream"):
+        for worker in (*processes.WORK, "relay"):
+            assert networks(serving_people) & networks(worker) == {"watch"}, worker
+        assert networks(serving_people) & networks("postgresql") == {"front"}
+    assert not networks("stream") & networks("kafka")
 
 
-def test_nobody_but_the_gateway_and_who_rings_people_has_a_way_out() -> None:
+def test_nobody_but_who_serves_people_and_who_rings_them_has_a_way_out() -> None:
     open_networks = {name for name, network in COMPOSE["networks"].items() if not network.get("internal")}
-    assert {name for name in ON_NETWORKS if networks(name) & open_networks} == {"gateway", "keycloak", "notify"}
+    assert {name for name in ON_NETWORKS if networks(name) & open_networks} == {
+        "proxy",
+        "gateway",
+        "stream",
+        "keycloak",
+        "notify",
+    }
 
 
 def test_who_rings_people_reaches_the_database_and_nobody_else_but_on_the_operators_network() -> None:
@@ -346,9 +361,47 @@ def test_who_rings_people_reaches_the_database_and_nobody_else_but_on_the_operat
         assert shared == ({"bell"} if name == "postgresql" else set()), name
 
 
-def test_only_the_gateway_is_published_and_only_to_this_machine() -> None:
+def proxied() -> dict[str, list[str]]:
+    """The parts of the proxy's settings, by their heads."""
+    parts: dict[str, list[str]] = {}
+    for line in (ROOT / "deploy/proxy/haproxy.cfg").read_text().splitlines():
+        said = line.partition("#")[0].rstrip()
+        if said and not said.startswith(" "):
+            parts[said] = []
+        elif said:
+            parts[next(reversed(parts))].append(said.strip())
+    return parts
+
+
+def test_one_origin_leads_to_the_streams_and_to_everything_else() -> None:
+    said = proxied()
+    listening = next(line for line in said["frontend people"] if line.startswith("acl listens path "))
+    streams = {rule.path for rule in stream.RULES}
+    served = {*(page.path for page in live.PAGES), *(f"{PREFIX}{path}" for path in streams)}
+    assert set(listening.split()[3:]) == served
+    assert "use_backend stream if listens" in said["frontend people"]
+    assert "default_backend gateway" in said["frontend people"]
+    for name in ("gateway", "stream"):
+        leads_to = next(line for line in said[f"backend {name}"] if line.startswith("server-template"))
+        assert f" {name}:{settings_of(name)['HAVEN_PORT']} " in leads_to
+        assert networks("proxy") & networks(name) == {"public"}
+
+
+def test_both_processes_that_serve_people_are_told_the_same_of_them() -> None:
+    assert settings_of("gateway") == settings_of("stream")
+
+
+def test_the_proxy_waits_longer_than_anybody_is_silent() -> None:
+    said = proxied()["defaults"]
+    for side in ("client", "server"):
+        seconds = next(line for line in said if line.startswith(f"timeout {side} ")).split()[2].removesuffix("s")
+        assert int(seconds) > max(LONGEST_WAIT, HEARTBEAT_SECONDS) * 2
+
+
+def test_only_the_proxy_is_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.pop("gateway") == [f"127.0.0.1:8080:{settings_of('gateway')['HAVEN_PORT']}"]
+    assert published.pop("proxy") == ["127.0.0.1:8080:8080"]
+    assert "bind :8080" in proxied()["frontend people"]
     # The browser of whoever tries Haven out is sent to sign in there.
     assert published.pop("keycloak") == ["127.0.0.1:8443:8443"]
     assert SERVICES["keycloak"]["profiles"] == ["demo"]
@@ -463,6 +516,9 @@ def test_nobody_starts_before_what_it_cannot_do_without() -> None:
     assert waits_for("seed") == waits_for("notify") == {"migrate": done}
     assert waits_for("gateway") == {"migrate": done, "seed": done}
     assert SERVICES["gateway"]["depends_on"]["seed"]["required"] is False
+    assert waits_for("stream") == {"migrate": done}
+    # Started, not healthy: the proxy says that nobody is there, which a browser understands, and then somebody is.
+    assert waits_for("proxy") == {"gateway": "service_started", "stream": "service_started"}
 
 
 def test_whoever_waits_for_everything_is_not_told_that_what_ended_well_has_failed() -> None:

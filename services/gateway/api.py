@@ -1,7 +1,7 @@
 """The gateway's application: every route with its rule, every error with its problem, every answer with its headers."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from flask import Blueprint, Flask, Response
@@ -20,7 +20,7 @@ from services.gateway import (
     stream,
 )
 from services.gateway.openapi import document
-from services.gateway.routing import PREFIX, Gateway, answer, blueprint
+from services.gateway.routing import PREFIX, Gateway, Rule, answer, blueprint
 from services.gateway.token_errors import (
     InsufficientScope,
     InvalidProof,
@@ -44,6 +44,9 @@ RULES = (
 )
 """Every route of the API."""
 
+RULES_WITHOUT_STREAM = tuple(rule for rule in RULES if rule not in stream.RULES)
+"""Those of a gateway beside which `haven stream` runs."""
+
 OPEN_TO_ALL = frozenset({"health.alive", "health.is_ready", "health.openapi"})
 """Endpoints that need no token: none of them tells anything about anybody."""
 
@@ -61,11 +64,14 @@ SECURITY_HEADERS = {
 }
 
 
-def create_app(gateway: Gateway, issuer: str, ready: Readiness, *others: Blueprint) -> Flask:
-    """The WSGI application. `others` are further blueprints (the embedded sign-in)."""
+def create_app(
+    gateway: Gateway, issuer: str, ready: Readiness, *others: Blueprint, rules: Sequence[Rule] = RULES
+) -> Flask:
+    """The WSGI application. `others` are further blueprints (the embedded sign-in); `rules` are the routes of the API that this
+    process serves."""
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a second slash is another path, not a redirect in front of the sign-in
-    app.register_blueprint(blueprint(gateway, RULES))
+    app.register_blueprint(blueprint(gateway, rules))
     app.register_blueprint(_health(issuer, ready))
     for other in others:
         app.register_blueprint(other)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import msgspec
 import sqlalchemy as sa
@@ -70,9 +71,17 @@ class Intake:
         self.log = log
         self._read_model = read_model
         self._clock = clock
-        self._id_key = keys.digest_key("intent ids")
-        self._fingerprint_key = keys.digest_key("intent fingerprints")
+        self._keys = keys
         log.create_schema(metadata)
+
+    # Not before the first intent: a process that only serves live streams accepts none, and has no key file.
+    @cached_property
+    def _id_key(self) -> bytes:
+        return self._keys.digest_key("intent ids")
+
+    @cached_property
+    def _fingerprint_key(self) -> bytes:
+        return self._keys.digest_key("intent fingerprints")
 
     def intent_id(self, intent: Intent) -> str:
         """Opaque and unguessable, the same for the same sender, route and key."""

@@ -131,7 +131,7 @@ def test_the_scrape_is_patient_enough_for_a_process_whose_database_is_silent() -
 def test_every_process_is_asked_for_its_metrics() -> None:
     (job,) = CONFIGURATION["scrape_configs"]
     (found,) = job["dns_sd_configs"]
-    assert set(found["names"]) == {"gateway", "projection", "placement", "capacity", "relay", "notify"}
+    assert set(found["names"]) == {"gateway", "stream", "projection", "placement", "capacity", "relay", "notify"}
     assert CONFIGURATION["rule_files"] == ["alerts.yml"]
 
 

@@ -66,6 +66,9 @@ PAGES: tuple[Page, ...] = (
 )
 """Every page for whoever is signed in."""
 
+PAGES_WITHOUT_STREAM = tuple(page for page in PAGES if page not in live.PAGES)
+"""Those of a gateway beside which `haven stream` runs."""
+
 
 def add_pages(
     app: Flask,
@@ -75,8 +78,10 @@ def add_pages(
     settings: Settings,
     now: Callable[[], datetime],
     guests: Callable[[], Sequence[Account]] = tuple,
+    pages: Sequence[Page] = PAGES,
 ) -> Site:
-    """Gives the application its pages. `now` is real time; `guests` are the demo accounts that the first page leads to."""
+    """Gives the application its pages. `now` is real time; `guests` are the demo accounts that the first page leads to; `pages` are
+    those that this process serves, with those that are open to all unless it serves the stream alone."""
     login = Login(
         sessions=sessions,
         verifier=identity.verifier,
@@ -99,7 +104,7 @@ def add_pages(
         offline_pages(),
         paper_pages(site),
     )
-    app.register_blueprint(frame(site, PAGES, open_to_all=open_to_all))
+    app.register_blueprint(frame(site, pages, open_to_all=() if pages is live.PAGES else open_to_all))
     speak(app.jinja_env)
     app.jinja_env.globals |= {
         "exit_to": entrance.EXIT_TO,
