@@ -279,8 +279,9 @@ def signature(what: str, who: Who) -> str:
 
 # What is shown ----------------------------------------------------------------------------------------------------------------
 
-NOT_ABOUT_A_CASE = {"/stream", "/live", "/sessions", "/places", "/requests/new"}
-"""Routes and pages that show no case: ids on the stream (test_live_stream.py), the own sessions, the own beds, an empty form."""
+NOT_ABOUT_A_CASE = {"/stream", "/live", "/sessions", "/places", "/requests/new", "/regions", "/demand"}
+"""Routes and pages that show no case: ids on the stream (test_live_stream.py), the own sessions, the own beds, an empty form, the
+names of all regions, and figures in which no case can be found (test_suppression.py)."""
 HERE_ANYHOW = re.compile(
     r'<(label|option)\b.*?</\1>|<header.*?</header>|<p class="haven-identity-bar__who">.*?</p>', re.DOTALL
 )
