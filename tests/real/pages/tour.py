@@ -19,14 +19,25 @@ STATES_OF_A_CASE = 12
 """A case looks different at every stage."""
 
 
+def _kind_of_page(page: Page) -> str:
+    return re.sub(r"<[^>]+>", "*", page.path)
+
+
+# A route with fewer open places is the more particular one.
+_KINDS = sorted(
+    {(kind, re.compile(re.escape(kind).replace(r"\*", "[^/]+"))) for kind in map(_kind_of_page, PAGES)},
+    key=lambda one: one[0].count("*"),
+)
+
 Tour = dict[str, list[str]]
 """Addresses by what kind of page they are, the nearest first."""
 
 
 def kind_of(address: str) -> str:
-    """What kind of page an address is: without the ids in it."""
+    """What kind of page an address is: the route it is of, and the names of what it asks."""
     parts = urlsplit(address)
-    return "?".join(filter(None, (_ID.sub("*", parts.path), "&".join(sorted(dict(parse_qsl(parts.query)))))))
+    path = next((kind for kind, pattern in _KINDS if pattern.fullmatch(parts.path)), _ID.sub("*", parts.path))
+    return "?".join(filter(None, (path, "&".join(sorted(dict(parse_qsl(parts.query)))))))
 
 
 def tour_of(page: Any, begin: Sequence[str]) -> Tour:
@@ -48,10 +59,6 @@ def tour_of(page: Any, begin: Sequence[str]) -> Tour:
                 known.add(link)
                 waiting.append(link)
     return tour
-
-
-def _kind_of_page(page: Page) -> str:
-    return re.sub(r"<[^>]+>", "*", page.path)
 
 
 def pages_for(role: str) -> set[str]:

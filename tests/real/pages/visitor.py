@@ -88,7 +88,7 @@ class People:
     def _page(self, language: str, **settings: Any) -> Iterator[tuple[Any, Seen]]:
         settings = {"viewport": {"width": 390, "height": 850}} | settings
         context = self.browser.new_context(base_url=self.url, **settings)
-        context.add_cookies([{"name": "haven-language", "value": language, "url": self.url}])
+        context.add_cookies([{"name": "haven-language", "value": language, "url": self.url, "httpOnly": True}])
         seen = Seen(self.url)
         page = context.new_page()
         seen.watch(page)
