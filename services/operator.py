@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 import typer
@@ -12,6 +13,7 @@ import typer
 from events.kafka import dead_letters
 from events.kafka.dead_letters import DeadLetter, NoSuchDeadLetter, StreamWaits
 from events.log.engines import postgresql_engine
+from services.loopback import is_loopback
 from services.refusals import fail, refusals, settings_now
 
 ROLES = {"gateway": "haven_projection", "placement": "haven_placement", "capacity": "haven_capacity"}
@@ -50,22 +52,37 @@ def migrate() -> None:
     typer.echo("\n".join(done) or "Nothing was missing.")
 
 
-def seed_inventory() -> None:
+def seed_inventory(
+    exercise: Annotated[
+        bool, typer.Option(help="People sign in elsewhere, and yet no shelter and no household here is real.")
+    ] = False,
+) -> None:
     """Register the synthetic shelters in the gateway's log on PostgreSQL; for trying Haven out, never beside real ones."""
     from events.log.store import EventLog
     from reference import load
     from services.clock import clock_of
     from services.migrate import latest
-    from services.seeding import seed
+    from services.seeding import seed_for_trying_out
     from simulation.inventory import synthetic_inventory
 
     settings = settings_now()
+    if settings.issuer and not (exercise or _is_on_this_machine(settings.issuer)):
+        raise fail(
+            "HAVEN_ISSUER names a sign-in elsewhere, so real people work here, and an invented shelter would be asked for a real "
+            "household. Nothing was registered. For an installation that is for exercises alone: haven seed --exercise."
+        )
     with refusals():
         log = EventLog(postgresql_engine(settings.database_url("haven_gateway")), "gateway", latest())
         log.create_schema()
         inventory = synthetic_inventory(settings.inventory_seed, load())
-        seed(log, inventory, clock_of(settings)())
+        seed_for_trying_out(log, inventory, clock_of(settings)())
     typer.echo(f"{len(inventory)} synthetic units are registered.")
+
+
+def _is_on_this_machine(issuer: str) -> bool:
+    host = urlsplit(issuer).hostname or ""
+    # RFC 6761; docker-compose.yml calls the Keycloak of its profile demo so.
+    return is_loopback(host) or host.endswith(".localhost")
 
 
 def revoke(

@@ -31,7 +31,7 @@ def refusals() -> Iterator[None]:
     from services.migrate import MigrationFailed, NotPrepared
     from services.operations.health import OperationsPortTaken
     from services.operations.tracing import BadEndpoint
-    from services.seeding import OtherUnitsHere
+    from services.seeding import OtherUnitsHere, SomebodyWorksHere
     from services.serving import CannotListen
 
     stopping = (
@@ -46,6 +46,7 @@ def refusals() -> Iterator[None]:
         OperationsPortTaken,
         BadEndpoint,
         OtherUnitsHere,
+        SomebodyWorksHere,
     )
     try:
         yield

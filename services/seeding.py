@@ -28,6 +28,35 @@ class OtherUnitsHere(Exception):
         )
 
 
+class SomebodyWorksHere(Exception):
+    """More is in the log than the inventory, and the inventory is not whole: it was never an installation for trying out."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "People or programs have worked with this installation, and it has no synthetic shelters. Invented ones would be asked for "
+            "real households, and nothing can be taken out of a log again: use another database to try Haven out."
+        )
+
+
+def seed_for_trying_out(gateway_log: EventLog, inventory: Iterable[SyntheticUnit], now: datetime) -> None:
+    """The same as `seed` where nobody has done anything yet, or where the inventory is whole already. Raises SomebodyWorksHere, or
+    OtherUnitsHere."""
+    inventory = list(inventory)
+    ours = {event_id for unit in inventory for event_id in _event_ids(unit)}
+    with gateway_log.engine.connect() as connection:
+        there = set(connection.scalars(_KNOWN, {"ids": list(ours)}))
+        # An append that is under way now is seen neither here nor there; people are let in when this has ended.
+        if there != ours and connection.scalar(_ANYTHING_ELSE, {"ids": list(ours)}):
+            raise SomebodyWorksHere
+    seed(gateway_log, inventory, now)
+
+
+_KNOWN = sa.text("SELECT id FROM events WHERE id IN :ids").bindparams(sa.bindparam("ids", expanding=True))
+_ANYTHING_ELSE = sa.text("SELECT 1 FROM events WHERE id NOT IN :ids LIMIT 1").bindparams(
+    sa.bindparam("ids", expanding=True)
+)
+
+
 def seed(gateway_log: EventLog, inventory: Iterable[SyntheticUnit], now: datetime) -> None:
     """Registers the units and their first report; a second time, or after a crash, adds what is missing. Raises OtherUnitsHere
     when units are registered that are not of this inventory."""
@@ -57,8 +86,16 @@ def _refuse_beside_others(log: EventLog, streams: set[str]) -> None:
         raise OtherUnitsHere(len(others))
 
 
+def _event_ids(unit: SyntheticUnit) -> tuple[str, ...]:
+    return tuple(_event_id(f"unit-{unit.profile.unit_id}", command) for command in (RegisterUnit, ReportCapacity))
+
+
+def _event_id(stream: str, command: type[Contract]) -> str:
+    return derived_id("synthetic inventory", stream, command.__name__)
+
+
 def _append_once(log: EventLog, stream: str, command: Contract, now: datetime) -> None:
-    event_id = derived_id("synthetic inventory", stream, type(command).__name__)
+    event_id = _event_id(stream, type(command))
     draft = Event(
         id=event_id,
         source="gateway",

@@ -172,6 +172,10 @@ def test_nobody_speaks_to_a_server_without_knowing_that_it_is_the_one() -> None:
             assert {"source": "authority", "target": "/etc/haven/authority.pem"} in SERVICES[name]["configs"], name
 
 
+def test_whoever_invents_shelters_knows_where_people_sign_in() -> None:
+    assert SERVICES["seed"]["environment"]["HAVEN_ISSUER"] == SERVICES["gateway"]["environment"]["HAVEN_ISSUER"]
+
+
 def test_there_are_not_more_copies_than_brokers() -> None:
     assert read_settings(settings_of("relay")).kafka_replication == 1
     assert [name for name in SERVICES if SERVICES[name]["image"].startswith("apache/kafka")] == ["kafka"]
