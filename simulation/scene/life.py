@@ -258,8 +258,8 @@ class Life:
 
     def _make_room(self, story: Story, units: Sequence[Json]) -> None:
         """Beds become free where the story leads, as beds do; else it would lead nowhere when the inventory is full."""
-        # As many as are asked at once, and one for whoever is asked next.
-        wanted = self._reference.clocks.of(story.urgency).parallel_asks + 1
+        # As many as are asked at once, as many as say no, and one more: whoever is late is asked last, and so not at all.
+        wanted = self._reference.clocks.of(story.urgency).parallel_asks + len(story.declines) + 1
         beds = story.household.beds
         fitting = [unit for unit in units if unit["beds"] >= beds and self._fits(unit, story)]
         # Those that are late stay late, unless there is nobody else.
@@ -323,10 +323,10 @@ def _groups(household: Household) -> set[Group]:
 
 
 def _late_shelters(inventory: Sequence[SyntheticUnit]) -> Iterator[str]:
-    """In each country the first shelter with a free bed that adults could use: its board shows it as one to phone."""
+    """In each country the shelter with the most free beds for adults: a phone call there would help."""
     countries: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for unit in inventory:
         if unit.profile.track is Track.ADULT:
             countries[unit.profile.country][unit.profile.shelter_id] += unit.free
     for shelters in countries.values():
-        yield max(shelters, key=lambda shelter_id: shelters[shelter_id] > 0)
+        yield max(shelters, key=lambda shelter_id: shelters[shelter_id])

@@ -18,12 +18,12 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-import waitress
 
 from services.config import Settings
 from services.first_look import LedNode, make_scene
 from services.gateway.pages.sessions import Session
 from services.gateway.principals import SCOPES_OF_ROLE, Account, Principal
+from services.serving import server_of
 from simulation.scene.stories import STORIES
 from tests.journeys.process import free_port
 
@@ -104,10 +104,12 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pictured]:
     settings = Settings(data_dir=tmp_path_factory.mktemp("pictured") / "data", port=port)
     assert make_scene(settings, lambda: MOMENT, random_bytes=Random(2026).randbytes)
     led = LedNode(settings, MOMENT)
-    server = waitress.create_server(led.node.app, host="127.0.0.1", port=port, threads=8)
-    threading.Thread(target=server.run, daemon=True).start()
+    server, feed, stopped = server_of(led.node.app, "127.0.0.1", port), led.node.gateway.feed, threading.Event()
+    for target in (server.run, lambda: feed.run(stopped)):
+        threading.Thread(target=target, daemon=True).start()
     yield Pictured(led, settings.url)
-    led.node.gateway.hang_up()
+    feed.hang_up()
+    stopped.set()
     server.task_dispatcher.shutdown()
     server.close()
     led.node.stop()
