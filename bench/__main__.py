@@ -8,13 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from bench import distributed, event_store, held, shortlist
+from bench import distributed, event_store, held, live, shortlist
 from bench.row import Row
 
 BENCHMARKS: tuple[Callable[[], list[Row]], ...] = (
     event_store.measure,
     shortlist.measure,
     held.measure,
+    live.measure,
     distributed.measure,
 )
 """Each returns its rows; a new measurement is one more function here."""

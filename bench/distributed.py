@@ -24,6 +24,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from msgspec.structs import replace
 
+from bench import live
 from bench.held import OPENED
 from bench.row import Row, percentile
 from deploy.stack import UNLIMITED, Stack
@@ -57,7 +58,7 @@ def rows_as_measured() -> Iterator[Row]:
     try:
         counts = {"placement": 1, "capacity": 1}
         with Stack(folder, secure=False, counts=counts, inventory=_many_beds(), more=UNLIMITED) as stack:
-            for part in (_raw_append, _held_at_rates, _throughput, _history):
+            for part in (_raw_append, _held_at_rates, _live, _throughput, _history):
                 yield from part(stack)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,6 +125,11 @@ def _held_at_rates(stack: Stack) -> list[Row]:
             worst = round(percentile(ours, 99), 1)
             rows.append(Row(name=f"distributed: the same at {rate}/s, p99", value=worst, unit="ms", goal="<= 100 ms"))
     return rows
+
+
+def _live(stack: Stack) -> list[Row]:
+    logins = json.loads((stack.data / "demo-logins.json").read_text())
+    return live.rows("distributed", stack.url, stack.stream_url, logins)
 
 
 def _throughput(stack: Stack) -> list[Row]:

@@ -8,6 +8,7 @@ import errno
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -79,13 +80,14 @@ class _Client:
         return True
 
     def close(self) -> None:
-        if self._channel.total_outbufs_len:
-            self._channel.will_close = True  # who does not read would never let the rest out
-        else:
-            if self._is_chunked and self.is_open:
-                self.send(b"")  # the chunk that says: this is the end
-            self._channel.close_when_flushed = True
-        self._channel.server.pull_trigger()
+        with suppress(OSError):  # the server may be gone before its streams
+            if self._channel.total_outbufs_len:
+                self._channel.will_close = True  # who does not read would never let the rest out
+            else:
+                if self._is_chunked and self.is_open:
+                    self.send(b"")  # the chunk that says: this is the end
+                self._channel.close_when_flushed = True
+            self._channel.server.pull_trigger()
 
 
 class _Task(WSGITask):  # type: ignore[misc]
@@ -125,6 +127,11 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             self.will_close = True
             return False
         return bool(super().received(data))
+
+    def _flush_some(self, do_close: bool = True) -> bool:
+        # The library takes no lock when no request is under way; of a stream another thread may be writing just then.
+        with self.outbuf_lock:
+            return bool(super()._flush_some(do_close))
 
 
 def server_of(app: Callable[..., Any], host: str, port: int) -> Any:
@@ -169,5 +176,6 @@ def serve(app: Flask, host: str, port: int, feed: Feed, *, started: Callable[[],
         threading.Thread(target=feed.run, args=(stopped,), name="streams", daemon=True).start()
         server.run()
     finally:
+        feed.hang_up()
         stopped.set()
         server.close()

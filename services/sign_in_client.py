@@ -26,7 +26,7 @@ from services.code_flow import (
     token_for,
 )
 
-__all__ = ["Browser", "IssuerUnreachable", "SignInFailed", "Token", "machine_token", "sign_in"]
+__all__ = ["Browser", "IssuerUnreachable", "SignInFailed", "Token", "machine_token", "sign_in", "walk_through"]
 
 STEPS = 12
 """Pages and redirects until it gives up: a loop must end."""
@@ -38,13 +38,17 @@ class Browser:
     def __init__(self) -> None:
         self._cookies: dict[tuple[str, str], str] = {}
 
+    def cookies(self, path: str) -> str:
+        """What a request for this path carries in its header `Cookie`."""
+        return "; ".join(self._fitting(path))
+
     def send(self, url: str, form: Mapping[str, str] | None = None) -> "_Page":
         """GET, or POST of a form; a redirect is answered, not followed. Raises `IssuerUnreachable`."""
         parts = urlsplit(url)
         path = parts.path or "/"
         headers = {"Accept": "text/html"}
-        if cookies := self._fitting(path):
-            headers["Cookie"] = "; ".join(cookies)
+        if cookies := self.cookies(path):
+            headers["Cookie"] = cookies
         status, answered, body = send(url, headers, None if form is None else urlencode(form))
         for line in answered.get_all("Set-Cookie", []):
             self._keep(line, path)
@@ -96,6 +100,12 @@ def sign_in(
     person = _Person(username, password, one_time_password)
     answer = _through_the_pages(browser or Browser(), flow.url, redirect_uri, person)
     return finish(metadata, client_id, client_secret, flow, answer, proof)
+
+
+def walk_through(browser: Browser, url: str, redirect_uri: str, username: str, password: str) -> dict[str, str]:
+    """Signs in at the issuer's page to which another client of it has sent the browser; the parameters with which the issuer
+    sends it back. Raises as `sign_in` does."""
+    return _through_the_pages(browser, url, redirect_uri, _Person(username, password, None))
 
 
 def machine_token(issuer_url: str, client_id: str, client_secret: str, *, proof: Proof | None = None) -> Token:

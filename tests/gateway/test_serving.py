@@ -119,6 +119,30 @@ def test_whoever_does_not_read_is_cut_off_and_nobody_else_waits(serving: Serving
     stuck.close()
 
 
+def test_a_reader_who_is_only_slow_gets_every_byte_in_its_place(serving: Serving) -> None:
+    """Two threads write to one connection: whoever has something to say, and the server, of what did not fit before."""
+    slow = serving.listen()
+    ((_, client),) = serving.feed._taken.items()
+    said = [b"%08d" % number + b"." * (number % 997) + b"\n" for number in range(3000)]
+
+    def say_all() -> None:
+        for line in said:
+            while not client.send(line):
+                time.sleep(0.001)
+
+    saying = threading.Thread(target=say_all)
+    saying.start()
+    assert slow.readline() == b"\n"  # the end of what opened it
+    heard = []
+    while len(heard) < len(said):
+        line = slow.readline()
+        if line[:8].isdigit():
+            heard.append(line)
+        time.sleep(0.0005)
+    assert heard == said
+    saying.join()
+
+
 def test_a_server_that_stops_tells_its_listeners(serving: Serving) -> None:
     streams = [serving.listen() for _ in range(3)]
     serving.feed.hang_up()
