@@ -152,6 +152,7 @@
       } else {
         entry.state = { look: "differs", away: "away" }[outcome] ?? "waiting";
         show();
+        if (now) box.scrollIntoView({ block: "nearest" }); // whoever saved further down sees that it has to wait
       }
     };
     const sendWaiting = async () => {
