@@ -26,7 +26,7 @@ BEGIN
             ('haven_relay',      '',         24, '5s',  '4s',  '10s'), -- reads the three logs, keeps how far it published
             ('haven_auditor',    'gateway',  8,  '60s', '4s',  '60s'), -- reads the trail and the logs, opens no sealed field
             ('haven_eraser',     'keys',     8,  '5s',  '4s',  '10s'), -- the only one that may destroy a key
-            ('haven_notifier',   'gateway',  24, '5s',  '4s',  '10s')  -- rings people, and sees only that somebody waits
+            ('haven_notifier',   'gateway',  8,  '5s',  '4s',  '10s')  -- rings people, and sees only that somebody waits
         ) AS roles(name, path, connections, statement_timeout, lock_timeout, idle_timeout)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = it.name) THEN

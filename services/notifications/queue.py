@@ -5,7 +5,9 @@ taken after it was. A process that dies in between leaves a claim that runs out,
 written before anything is sent, so no two send the same at once. What no longer waits is sent no more.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -111,10 +113,17 @@ class RingQueue:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._writes = engine.execution_options(haven_writes=True)
+        self._write_engine = engine.execution_options(haven_writes=True)
+        self._one_writer = threading.Lock()
         on_sqlite = engine.dialect.name == "sqlite"
         # Another process that claims right now: what it has locked is its own.
         self._due = sa.text(_DUE if on_sqlite else f"{_DUE} FOR UPDATE OF r SKIP LOCKED")
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        # Each message is written down by its own thread; the role has few connections, and nobody is in a hurry here.
+        with self._one_writer, self._write_engine.begin() as connection:
+            yield connection
 
     def is_paused(self) -> bool:
         """Whether the read model is not whole, so that what waits may be long over."""
@@ -122,7 +131,7 @@ class RingQueue:
             return bool(connection.scalar(sa.select(sa.func.count()).where(ringing.c.what == "paused")))
 
     def say_that_somebody_looks(self, real_now: datetime) -> None:
-        with self._writes.begin() as connection:
+        with self._writing() as connection:
             connection.execute(_SAY, {"at": moment_key(real_now)})
 
     def waits(self) -> list[Wait]:
@@ -153,7 +162,7 @@ class RingQueue:
         ]
         if not due and not lost:
             return
-        with self._writes.begin() as connection:
+        with self._writing() as connection:
             if due:
                 # There was nobody before the operator's file was changed.
                 connection.execute(
@@ -174,7 +183,7 @@ class RingQueue:
         """Takes what is due, for `CLAIM`, as the messages it makes. Leaves alone the channels that are `busy`. What would say
         the same to a channel again too soon is put off, to a moment that is `allowed`."""
         skipped = set(busy)
-        with self._writes.begin() as connection:
+        with self._writing() as connection:
             found = connection.execute(self._due, {"now": moment_key(now), "real_now": moment_key(real_now)}).all()
             if not found:
                 return {}
@@ -204,7 +213,7 @@ class RingQueue:
 
     def sent(self, rows: Sequence[Row], now: datetime) -> None:
         """A service took the message over."""
-        with self._writes.begin() as connection:
+        with self._writing() as connection:
             connection.execute(_SENT, [row.key | {"at": moment_key(now)} for row in rows])
 
     def failed(self, rows: Mapping[Row, datetime | None], now: datetime) -> None:
@@ -218,12 +227,12 @@ class RingQueue:
             }
             for row, again in rows.items()
         ]
-        with self._writes.begin() as connection:
+        with self._writing() as connection:
             connection.execute(_FAILED, values)
 
     def forget_old(self, now: datetime) -> None:
         """Lets go of rings of what waits no more."""
-        with self._writes.begin() as connection:
+        with self._writing() as connection:
             connection.execute(_FORGET, {"before": moment_key(now - REMEMBERED)})
 
     def standing(self) -> Standing:

@@ -26,7 +26,8 @@ from events.log.engines import is_database_trouble
 from events.log.schema import SchemaMissing, SchemaNewer, SchemaOutdated, verify_version
 from events.log.store import NO_STREAM, EventLog
 from services.gateway.read_model import ReadModel, request_parties, requests
-from services.migrate import FILES, SCHEMAS, MigrationFailed, NotPrepared, latest, migrate
+from services.migrate import FILES, ROLES, SCHEMAS, MigrationFailed, NotPrepared, latest, migrate
+from services.notifications.queue import RingQueue
 from tests.events.drafts import a_draft
 from tests.real.postgresql_database import PASSWORDS, Database, a_database, a_server
 
@@ -258,7 +259,7 @@ def test_preparing_twice_changes_nothing_but_the_passwords(server: PostgreSQL, d
         before = connection.exec_driver_sql(settings).all()
         prepare(server.url, {}, database.name)
         assert connection.exec_driver_sql(settings).all() == before
-    assert len(before) == 8
+    assert len(before) == len(ROLES)
 
 
 @pytest.mark.slow
@@ -310,3 +311,20 @@ def test_a_migration_beside_services_at_work_costs_them_at_most_another_try(data
     assert unexpected == []
     assert tries["done"] > 100
     assert refused == 0, tries
+
+
+@pytest.mark.parametrize("there_were_cases", [False, True])
+def test_nobody_is_rung_after_the_upgrade_until_the_read_model_says_who_waits(
+    database: Database, owner: sa.URL, there_were_cases: bool, tmp_path: Path
+) -> None:
+    """Views from before do not say since when somebody waits, and no row says who does."""
+    before = tmp_path / "before"
+    shutil.copytree(FILES, before)
+    for step in before.glob("000[3-9]_*.sql"):
+        step.unlink()
+    (before / "rights.sql").write_text("SELECT 1;")
+    migrate(owner, before)
+    if there_were_cases:
+        database.admin("INSERT INTO gateway.requests VALUES ('r-1', '2026-11-26T02:05:00.000000Z', 1, '{}')")
+    migrate(owner)
+    assert RingQueue(database.engine("haven_notifier")).is_paused() is there_were_cases
