@@ -1,14 +1,16 @@
 """The OpenAPI 3.1 document of the API, made from the rules themselves: it cannot say anything else than what is served."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from services.gateway.bodies import Body
+from events.vocabulary import ReadPurpose, Verb
+from services.gateway.answers import SHOWN, Received
 from services.gateway.jws import ALGORITHMS
+from services.gateway.paging import LARGEST_PAGE
 from services.gateway.principals import Scope
 from services.gateway.routing import JSON, PREFIX, Rule
 
@@ -28,12 +30,30 @@ _PROBLEM = {
     },
 }
 
+_TEXT = {"type": "string", "maxLength": 200}
+_ID = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}$"}
+_PARAMETERS: Mapping[str, Any] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE},
+    "cursor": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,500}$"},
+    "open": {"type": "string", "enum": ["true", "false"]},
+    "case": _ID,
+    "actor": _ID,
+    "organisation": _ID,
+    "verb": {"type": "string", "enum": [str(verb) for verb in Verb]},
+    "since": {"type": "string", "format": "date-time"},
+    "until": {"type": "string", "format": "date-time"},
+    "Haven-Purpose": {"type": "string", "enum": [str(purpose) for purpose in ReadPurpose]},
+    "If-Match": {"type": "string", "pattern": '^"[0-9]{1,9}"$'},
+}
+"""What a parameter may be, by its name: it is the same in every route."""
+
 
 def document(rules: Sequence[Rule], issuer: str) -> dict[str, Any]:
     """The whole document; `issuer` is where tokens come from."""
-    bodies: list[type[Body]] = sorted({r.body for r in rules if r.body}, key=lambda body: body.__name__)
-    schemas, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
-    named = dict(zip(bodies, schemas, strict=True))
+    bodies: set[type] = {r.body for r in rules if r.body}
+    said = sorted(bodies.union(*SHOWN.values(), {Received}), key=lambda one: one.__name__)
+    schemas, components = msgspec.json.schema_components(said, ref_template="#/components/schemas/{name}")
+    named = dict(zip(said, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for rule in rules:
         paths.setdefault(PREFIX + rule.path, {})[rule.method.lower()] = _operation(rule, named)
@@ -79,13 +99,12 @@ def document(rules: Sequence[Rule], issuer: str) -> dict[str, Any]:
     }
 
 
-def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
+def _operation(rule: Rule, named: Mapping[type, Any]) -> dict[str, Any]:
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "maxLength": 80}}
-        for name in re.findall(r"{(\w+)}", rule.path)
+        {"name": name, "in": "path", "required": True, "schema": _ID} for name in re.findall(r"{(\w+)}", rule.path)
     ]
     parameters += [
-        {"name": name, "in": "query", "required": False, "description": what, "schema": {"type": "string"}}
+        {"name": name, "in": "query", "required": False, "description": what, "schema": _PARAMETERS.get(name, _TEXT)}
         for name, what in rule.query.items()
     ]
     parameters += [
@@ -94,7 +113,7 @@ def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
             "in": "header",
             "required": name != "Last-Event-ID",
             "description": what,
-            "schema": {"type": "string"},
+            "schema": _PARAMETERS.get(name, {"type": "string"}),
         }
         for name, what in rule.headers.items()
     ]
@@ -119,6 +138,7 @@ def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
             }
         )
     roles = ", ".join(rule.roles)
+    shown = [named[answer] for answer in SHOWN.get(rule.view.__name__, ())]
     operation: dict[str, Any] = {
         "operationId": rule.view.__name__,
         "tags": [rule.path.split("/")[1]],
@@ -127,21 +147,26 @@ def _operation(rule: Rule, bodies: dict[type[Body], Any]) -> dict[str, Any]:
         "security": [{"oauth": [str(rule.scope)]}, {"oauth": [str(rule.scope)], "dpop": []}],
         "parameters": parameters,
         "responses": {
-            **({"201": _json("The request as opened")} if rule.view.__name__ == "open_relocation_request" else {}),
-            "200": _json("As asked") if rule.gives == (JSON,) else _text(rule.gives),
-            **({"202": _json("Received and kept; not decided yet")} if rule.waits else {}),
+            **(
+                {"201": _json("The request as opened", shown)}
+                if rule.view.__name__ == "open_relocation_request"
+                else {}
+            ),
+            "200": _json("As asked", shown) if rule.gives == (JSON,) else _text(rule.gives),
+            **({"202": _json("Received and kept; not decided yet", [named[Received]])} if rule.waits else {}),
             **({"401": _sign_in_again(rule.fresh)} if rule.fresh else {}),
             "4XX": _problem("Refused; nothing was changed"),
             "5XX": _problem("Not available now; repeat with the same Idempotency-Key"),
         },
     }
     if rule.body:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": bodies[rule.body]}}}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": named[rule.body]}}}
     return operation
 
 
-def _json(what: str) -> dict[str, Any]:
-    return {"description": what, "content": {JSON: {"schema": {"type": "object"}}}}
+def _json(what: str, shown: Sequence[Any]) -> dict[str, Any]:
+    schema = {"anyOf": list(shown)} if len(shown) > 1 else shown[0] if shown else {"type": "object"}
+    return {"description": what, "content": {JSON: {"schema": schema}}}
 
 
 def _text(media_types: tuple[str, ...]) -> dict[str, Any]:

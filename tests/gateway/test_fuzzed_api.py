@@ -8,7 +8,7 @@ that is not in it, and nothing accepted that the document forbids.
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ from schemathesis.specs.openapi import checks
 
 from events.vocabulary import Role, Stage
 from services.config import Settings
-from services.gateway import stream
+from services.gateway import feed
 from services.gateway.api import RULES
 from services.gateway.openapi import document
 from services.gateway.routing import PREFIX
@@ -31,6 +31,7 @@ from tests.gateway.world import AUDITOR, ESCORT, GUARDIAN, ORIGIN, POLICE, RECEI
 
 EXAMPLES = int(os.environ.get("HAVEN_TEST_FUZZ_EXAMPLES", "5"))
 PEOPLE = {who.role: who for who in (POLICE, ORIGIN, RECEIVING, GUARDIAN, ESCORT, AUDITOR)}
+ROLES = {f"{rule.method} {PREFIX}{rule.path}": rule.roles for rule in RULES}
 LIVING_STAGES = (Stage.ASKED, Stage.OFFERED, Stage.PROPOSED, Stage.CONFIRMED, Stage.DEPARTED, Stage.ARRIVED)
 CHECKS = [
     not_a_server_error,
@@ -67,6 +68,7 @@ class Fuzzed:
     world: World
     requests: list[str]
     asks: list[str]
+    cases: Counter[str] = field(default_factory=Counter)
 
     def something_real(self, name: str, turn: int) -> str:
         """For a path: an id that exists, another one each turn."""
@@ -86,8 +88,8 @@ def fuzzed(world: World) -> Iterator[Fuzzed]:
     minor = world.open(household={"children_12_to_17": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(door, "leads_to", world.node.app)
-        patch.setattr(stream, "HEARTBEAT_SECONDS", 0.0)
-        patch.setattr(stream, "LONGEST_STREAM_SECONDS", 0.0)
+        patch.setattr(feed, "HEARTBEAT_SECONDS", 0.0)
+        patch.setattr(feed, "LONGEST_STREAM_SECONDS", 0.0)
         yield Fuzzed(world, [*requests, minor], asks)
 
 
@@ -100,10 +102,9 @@ def answered() -> Iterator[Answered]:
     """Of one operation. Afterwards every role has tried it, and those who may call it got further than the door."""
     answered: Answered = {}
     yield answered
-    rules = {f"{rule.method} {PREFIX}{rule.path}": rule for rule in RULES}
     assert {role for _, role in answered} == PEOPLE.keys()
     for (label, role), statuses in answered.items():
-        assert bool(statuses.keys() - {401, 403, 405}) is (role in rules[label].roles), (label, role, statuses)
+        assert bool(statuses.keys() - {401, 403, 405}) is (role in ROLES[label]), (label, role, statuses)
 
 
 @api.parametrize()
@@ -117,9 +118,12 @@ def answered() -> Iterator[Answered]:
 )
 @pytest.mark.attack(41, 42, 43, 49)
 def test_whatever_is_sent_is_answered_as_the_document_says(fuzzed: Fuzzed, answered: Answered, case: Case) -> None:
-    made_up = is_made_up(case, ParameterLocation.PATH)
+    label, made_up = case.operation.label, is_made_up(case, ParameterLocation.PATH)
+    fuzzed.cases[label] += 1
     for turn, who in enumerate(PEOPLE.values()):
-        statuses = answered.setdefault((case.operation.label, who.role), Counter())
+        statuses = answered.setdefault((label, who.role), Counter())
+        if who.role not in ROLES[label] and statuses.total() * 10 > fuzzed.cases[label]:
+            continue  # who may not call it is told so before anything is looked at: now and then is enough
         if case.path_parameters and not made_up:
             for name in case.path_parameters:
                 case.path_parameters[name] = fuzzed.something_real(name, statuses.total() + turn)
