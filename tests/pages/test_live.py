@@ -1,6 +1,9 @@
 """The live stream of the pages: opened by the cookie, and it says ids alone."""
 
 import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from tests.gateway.world import AUDITOR, ORIGIN, World
 from tests.pages.reader import Reader, words
@@ -55,3 +58,20 @@ def test_nothing_is_said_after_a_session_has_ended_but_that_the_page_must_look(w
     answer.close()
     part = reader.get("/board", headers={"HX-Request": "true"})
     assert (part.status_code, part.headers["HX-Refresh"], part.data) == (204, "true", b"")
+
+
+@pytest.mark.parametrize("why", ["nobody is signed in", "it is time to ask the issuer"])
+def test_a_stream_never_leads_to_the_sign_in_but_has_the_page_load_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    reader = Reader(world, ORIGIN)
+    if why == "nobody is signed in":
+        world.node.sessions.end(reader.cookie)
+    else:
+        monkeypatch.setattr(world.node.site.login, "asks_again", True)
+        monkeypatch.setattr(world.node.site.login, "now", lambda: datetime.now(UTC) + timedelta(minutes=6))
+    answer = reader.get("/live", headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, answer.mimetype) == (200, "text/event-stream")
+    assert answer.get_data(as_text=True).endswith("event: moved\ndata: {}\n\n")
+    part = reader.get("/board", headers={"HX-Request": "true"})
+    assert (part.status_code, part.headers["HX-Refresh"]) == (204, "true")

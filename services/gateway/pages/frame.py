@@ -24,7 +24,7 @@ from services.gateway.pages.login import Login, LoginFailed
 from services.gateway.pages.sessions import KeptForm, Session, Sessions, session_id_of
 from services.gateway.principals import Account, Principal
 from services.gateway.read_model import Json
-from services.gateway.routing import ON_BEHALF_OF, PREFIX, Gateway
+from services.gateway.routing import EVENT_STREAM, ON_BEHALF_OF, PREFIX, Gateway
 from services.gateway.token_errors import TokenError
 
 LARGEST_FORM = 64 * 1024
@@ -295,12 +295,15 @@ def _sign_in_first(site: Site) -> Response:
 
 
 def _is_part() -> bool:
-    """Whether a script of a page asks: htmx for a part of it, or the browser for the stream, which 204 tells to stay away."""
-    return "HX-Request" in request.headers or request.headers.get("Accept") == "text/event-stream"
+    """Whether a script of a page asks: htmx for a part of it, or the browser for the stream."""
+    return "HX-Request" in request.headers or request.headers.get("Accept") == EVENT_STREAM
 
 
 def _load_whole_page() -> Response:
-    """A part of a page cannot lead to the issuer: the page is loaded anew, and that does."""
+    """A part of a page cannot lead to the issuer: the page is loaded anew, and that does. The stream says so in its own way: a page
+    that hears of a change asks for the part of it that changes, or offers to be loaded again."""
+    if request.headers.get("Accept") == EVENT_STREAM:
+        return Response(b"retry: 10000\n\nevent: moved\ndata: {}\n\n", content_type=EVENT_STREAM)
     return Response(status=204, headers={"HX-Refresh": "true"})
 
 
