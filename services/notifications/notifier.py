@@ -144,7 +144,7 @@ class Notifier:
         if len(busy) >= MOST_AT_ONCE:
             return
         for (name, channel, message), rows in self.queue.claim(
-            self.clock(), self._real_time(), busy, self._allowed
+            self.clock(), self._real_time(), busy, self._allowed, MOST_AT_ONCE - len(busy)
         ).items():
             post = (name, channel, message)
             organisation = self.organisations.get(name)

@@ -14,7 +14,7 @@ from reference import load
 from services.gateway.ringing import pause_ringing, resume_ringing, ringing, ringing_in
 from services.gateway.waits import WaitKind
 from services.notifications.addresses import Organisation
-from services.notifications.notifier import LATE, Notifier
+from services.notifications.notifier import LATE, MOST_AT_ONCE, Notifier
 from services.notifications.queue import CLAIM, RingQueue, Row
 from services.notifications.rules import TRIES_PRESSING
 from tests.notifications.waiting import NOON, URL, Phone, a_wait, an_organisation, begin, end
@@ -270,6 +270,23 @@ def test_a_gateway_that_hangs_keeps_nobody_elses_message(engine: sa.Engine, shel
     finally:
         hanging.hangs.set()
         desk.notifier.settle(5)
+
+
+def test_a_whole_region_is_rung_a_few_at_a_time(engine: sa.Engine) -> None:
+    phones = [Phone() for _ in range(60)]
+    names = [f"nl-shelter-{number}" for number in range(60)]
+    desk = Desk(engine, *(an_organisation(n, Role.SHELTER, phone) for n, phone in zip(names, phones, strict=True)))
+    begin(engine, *(a_wait(f"w-{name}", party=f"shelter:{name}") for name in names))
+    for phone in phones:
+        phone.hangs.clear()
+    for _ in range(4):
+        desk.notifier.step()
+    assert sum(phone.tries for phone in phones) == MOST_AT_ONCE
+    for phone in phones:
+        phone.hangs.set()
+    desk.notifier.settle(5)
+    desk.look(times=6)
+    assert all(phone.texts == [WAITS] for phone in phones)
 
 
 def test_a_channel_that_left_the_file_fails_and_is_not_waited_for(

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
+from services.gateway.read_model import waits
 from services.gateway.ringing import rings
 from services.notifications.queue import CLAIM, REMEMBERED, RingQueue, Row
 from services.notifications.rules import GAP, GAPS, Message
@@ -94,10 +95,12 @@ def test_what_waits_no_more_is_not_sent(engine: sa.Engine, queue: RingQueue) -> 
 def test_what_says_the_same_to_the_same_channel_is_one_message(engine: sa.Engine, queue: RingQueue) -> None:
     begin(engine, *(a_wait(f"w-{number}") for number in range(5)))
     rows = [a_row(f"w-{number}") for number in range(3)]
-    plan(queue, *rows, a_row("w-3", channel="mailbox"), a_row("w-4", message=Message.PLACES))
+    plan(queue, *rows, a_row("w-3", channel="mailbox"), a_row("w-4", message=Message.PLACES, pressing=False))
     found = queue.claim(NOON, NOON)
     assert found["nl-shelter-01", "phone", Message.ASKED] == rows
-    assert len(found) == 3
+    assert len(found) == 2
+    # Something else for the same phone is the next message.
+    assert list(queue.claim(NOON, NOON)) == [("nl-shelter-01", "phone", Message.PLACES)]
 
 
 @pytest.mark.parametrize("message", [Message.ASKED, Message.PLACES])
@@ -128,6 +131,22 @@ def test_a_busy_channel_keeps_no_other(engine: sa.Engine, queue: RingQueue) -> N
     begin(engine, a_wait())
     plan(queue, a_row(), a_row(channel="mailbox"))
     assert list(queue.claim(NOON, NOON, [("nl-shelter-01", "phone")])) == [("nl-shelter-01", "mailbox", Message.ASKED)]
+
+
+def test_no_more_is_taken_than_can_be_sent_at_once(engine: sa.Engine, queue: RingQueue) -> None:
+    begin(engine, *(a_wait(f"w-{number}") for number in range(10)))
+    plan(queue, *(a_row(f"w-{number}", organisation=f"o-{number % 5}") for number in range(10)))
+    found = queue.claim(NOON, NOON, most=3)
+    assert {len(rows) for rows in found.values()} == {2}
+    assert len(found) == 3
+    assert len(queue.claim(NOON, NOON)) == 2
+
+
+def test_a_kind_of_a_newer_release_stops_nobody(engine: sa.Engine, queue: RingQueue) -> None:
+    begin(engine, a_wait("w-1"), a_wait("w-2"))
+    with engine.begin() as connection:
+        connection.execute(sa.update(waits).where(waits.c.wait_id == "w-2").values(kind="novelty"))
+    assert [wait.wait_id for wait in queue.waits()] == ["w-1"]
 
 
 def test_an_ask_is_unrung_only_when_every_channel_has_failed(engine: sa.Engine, queue: RingQueue) -> None:
@@ -171,7 +190,7 @@ def test_two_that_look_at_once_never_take_the_same(engine: sa.Engine) -> None:
     def look() -> None:
         queue = RingQueue(engine)
         start.wait()
-        for _ in range(5):
+        for _ in range(8):
             taken.extend(row for found in queue.claim(NOON, NOON).values() for row in found)
 
     threads = [threading.Thread(target=look) for _ in range(4)]
