@@ -24,6 +24,7 @@ from events.placement import (
 from events.vocabulary import DangerZone, Household, Stage, Urgency, WithdrawalReason
 from services.gateway.demand import (
     _MISSING_BY_RULE,
+    ALL,
     FIRST_YEAR,
     FOLLOWED,
     NOTHING_MISSING,
@@ -34,14 +35,17 @@ from services.gateway.demand import (
     Counted,
     Missing,
     Waited,
+    _cells_of,
     counted_after,
     counted_at_opening,
     figures_of,
     last_published,
+    partitions_of,
     published_from,
 )
-from services.gateway.suppression import THRESHOLD
+from services.gateway.suppression import THRESHOLD, hidden
 from services.placement.domain.matching import HARD_RULES
+from tests.gateway.test_suppression import adds_up, alternatives, determined, read_by_a_stranger
 from tests.gateway.world import ABROAD, AUDITOR, HOST, ORIGIN, POLICE, Json, Who, World, is_problem
 
 REFERENCE = reference.load()
@@ -263,6 +267,30 @@ def test_no_country_s_figures_say_anything_of_another_s(
     for country in REFERENCE.countries:
         elsewhere = [(a, count) for a, count in other if a.country != country]
         assert of(country, one) == of(country, one, elsewhere)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_counted())
+def test_nothing_hidden_can_be_reckoned_back_from_all_tables_of_a_country_together(
+    found: list[tuple[Counted, int]],
+) -> None:
+    """For each hidden count, eleven countries with other numbers there of whom the same would be published. Whatever the tables
+    add up to, there are requests that add up to it: the tables share nothing but their wholes."""
+    for country in REFERENCE.countries:
+        tree = partitions_of(country, REFERENCE)
+        counts = dict.fromkeys((ALL, *(part for table in tree for part in table.parts)), 0)
+        for one, requests in found:
+            if one.country == country:
+                for cell in _cells_of(one):
+                    counts[cell] += requests
+        assert determined(tree, hidden(counts, tree)) == set()
+        seen = read_by_a_stranger(counts, tree, THRESHOLD)
+        for cell, shown in seen:
+            if shown is None:
+                others = list(alternatives(counts, tree, cell))
+                assert all(adds_up(other, tree) for other in others)
+                assert all(read_by_a_stranger(other, tree, THRESHOLD) == seen for other in others)
+                assert len({other[cell] for other in others}) >= THRESHOLD
 
 
 def test_nobody_is_placed_where_the_danger_is() -> None:
