@@ -22,6 +22,7 @@ def environment(**settings: object) -> dict[str, str]:
 
 def haven(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """One command that ends by itself."""
+    settings = {"scene": "none", **settings}
     return subprocess.run(
         [*HAVEN, *arguments], env=environment(**settings), capture_output=True, text=True, check=False, timeout=100
     )
