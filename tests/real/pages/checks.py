@@ -4,11 +4,13 @@ from typing import Any
 
 _SEEN = """
 const shown = element => {
+    if (theirs(element)) return false;
     const box = element.getBoundingClientRect(), style = getComputedStyle(element);
     return box.width > 1 && box.height > 1 && style.visibility === "visible" && style.clipPath === "none"
         && !(style.position === "absolute" && style.clip !== "auto") && element.checkVisibility();
 };
-const name = element => `${element.localName}#${element.id}.${element.className} ${(element.textContent || "").trim().slice(0, 40)}`;
+const name = element => `${element.localName}#${element.id}.${element.getAttribute("class")} ${(element.textContent || "").trim().slice(0, 40)}`;
+const theirs = element => element.closest(".swagger-ui");
 const FOCUSABLE = "a[href], button:not([disabled]), input:not([type=hidden], [disabled]), select, textarea, summary, [tabindex='0']";
 """
 
@@ -61,7 +63,7 @@ _COVERED = (
 )
 
 _MOVING = """
-[...document.querySelectorAll("*")].flatMap(element => [null, "::before", "::after"].map(part => getComputedStyle(element, part)))
+[...document.querySelectorAll("*")].filter(element => !element.closest(".swagger-ui")).flatMap(element => [null, "::before", "::after"].map(part => getComputedStyle(element, part)))
     .flatMap(style => [...style.transitionDuration.split(","), ...style.animationDuration.split(",")])
     .filter(duration => parseFloat(duration) > 0.01)
 """
@@ -80,16 +82,18 @@ _FOCUS = (
     + """
 (() => {
     const at = document.activeElement;
-    if (!at || at === document.body) return null;
+    if (!at || at === document.body || theirs(at)) return null;
     const box = at.getBoundingClientRect(), style = getComputedStyle(at);
     // Of a box and of a radio button the mark is drawn beside the input.
     const marks = [style, ...[...(at.labels ?? [])].map(label => getComputedStyle(label, "::before"))];
     const marked = marks.some(mark => (mark.outlineStyle !== "none" && parseFloat(mark.outlineWidth) >= 2) || mark.boxShadow !== "none");
+    // Of a tile of the map its edge is.
+    const edged = [...at.querySelectorAll("rect")].some(rect => parseFloat(getComputedStyle(rect).strokeWidth) >= 3);
     const places = [[.5, .5], [.1, .5], [.9, .5], [.5, .1], [.5, .9]]
         .map(([x, y]) => document.elementFromPoint(box.left + box.width * x, box.top + box.height * y));
     const reached = places.some(found => found && (at.contains(found) || [...(at.labels ?? [])].some(label => label.contains(found))));
     const all = [...document.querySelectorAll(FOCUSABLE)];
-    return {name: name(at), marked, reached, place: all.indexOf(at), top: Math.round(box.top + scrollY), inMain: !!at.closest("main"),
+    return {name: name(at), marked: marked || edged, reached, place: all.indexOf(at), top: Math.round(box.top + scrollY), inMain: !!at.closest("main"),
         parts: ["date", "time", "datetime-local"].includes(at.type)};
 })()
 """

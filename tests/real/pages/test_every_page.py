@@ -6,7 +6,7 @@ from events.vocabulary import Role
 from tests.real.pages.checks import everything_wrong
 from tests.real.pages.scene import A_CHILD, AUDITOR, ESCORT, GUARDIAN, HOST, ORIGIN, POLICE, Scene
 from tests.real.pages.tour import Tour, pages_for, tour_of
-from tests.real.pages.visitor import LANGUAGES, People, must_be_sound, too_wide
+from tests.real.pages.visitor import HEADING, LANGUAGES, People, must_be_sound, too_wide
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -83,7 +83,7 @@ def test_every_page_is_there_without_javascript(stage: Stage, people: People, wh
                 page.goto(address)
                 where = f"{address} in {language}"
                 assert page.locator("html").get_attribute("lang") == language, where
-                assert page.locator("h1").count() == 1, where
+                assert page.locator(HEADING).count() == 1, where
                 assert too_wide(page) == [], where
 
 

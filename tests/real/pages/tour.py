@@ -51,11 +51,11 @@ def tour_of(page: Any, begin: Sequence[str]) -> Tour:
         seen[kind] += 1
         if seen[kind] > (STATES_OF_A_CASE if kind == "/requests/*" else AT_MOST):
             continue
-        if "text/html" not in page.goto(address).headers["content-type"]:
-            continue  # a document to keep
+        page.goto(address)
         tour.setdefault(kind, []).append(address)
         for link in page.evaluate(_LINKS):
-            if link not in known and not link.startswith(NO_PAGES):
+            is_document = "." in urlsplit(link).path
+            if link not in known and not link.startswith(NO_PAGES) and not is_document:
                 known.add(link)
                 waiting.append(link)
     return tour
