@@ -227,8 +227,14 @@ class Stack:
     def _more_of(self, kind: str, count: int) -> list[HavenProcess]:
         free = (name for number in itertools.count(1) if (name := f"{kind}-{number}") not in self.processes)
         names = list(itertools.islice(free, max(0, count)))
-        self.processes |= {name: HavenProcess(self.folder / name, kind, self.environment) for name in names}
+        self.processes |= {name: HavenProcess(self.folder / name, kind, self._environment_of(kind)) for name in names}
         return [self.processes[name] for name in names]
+
+    def _environment_of(self, kind: str) -> dict[str, str]:
+        if kind != "stream" or "gateway-1" not in self.processes:
+            return self.environment
+        # One origin, as a proxy makes it: who listens here has signed in there.
+        return {"HAVEN_PUBLIC_URL": self.processes["gateway-1"].url} | self.environment
 
     def _remove(self, process: HavenProcess) -> None:
         process.stop()

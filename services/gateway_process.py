@@ -22,6 +22,7 @@ from services.gateway.api import RULES_WITHOUT_STREAM, create_app
 from services.gateway.feed import Feed, revoked
 from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
+from services.gateway.lateness import Lateness
 from services.gateway.limits import Limits
 from services.gateway.pages import PAGES_WITHOUT_STREAM, add_pages, live
 from services.gateway.pages.sessions import Sessions
@@ -68,6 +69,7 @@ class GatewayProcess:
             accounts = demo_accounts(synthetic_inventory(settings.inventory_seed, reference))
             identity = demo_identity(settings, accounts, countries, store, real_time)
         self._identity = identity
+        lateness = Lateness(read_model, self.log)
         self.gateway = Gateway(
             log=self.log,
             intake=intake,
@@ -78,7 +80,8 @@ class GatewayProcess:
             clock=self.clock,
             new_id=lambda: str(uuid4()),
             limits=Limits(settings.requests_per_minute, settings.beds_at_once, self.clock),
-            feed=Feed(read_model, self.log),
+            feed=Feed(read_model, self.log, lateness),
+            lateness=lateness,
             set_aside=set_aside_on_postgresql(self.log.engine),
             ringing=ringing_in(self.log.engine, real_time),
         )

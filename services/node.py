@@ -33,6 +33,7 @@ from services.gateway.erasure import Eraser
 from services.gateway.feed import Feed, revoked
 from services.gateway.identity import demo_identity
 from services.gateway.intake import Intake
+from services.gateway.lateness import Lateness
 from services.gateway.limits import Limits
 from services.gateway.pages import add_pages
 from services.gateway.pages.sessions import Sessions
@@ -272,6 +273,7 @@ class Node:
         store.create_schema()
         identity = demo_identity(self.settings, self.accounts, reference.countries.keys(), store, real_time)
         self.logins = identity.logins
+        lateness = Lateness(self.core.read_model, self.core.gateway_log)
         self.gateway = Gateway(
             log=self.core.gateway_log,
             intake=self.core.intake,
@@ -282,7 +284,8 @@ class Node:
             clock=self.clock,
             new_id=lambda: str(uuid4()),
             limits=Limits(self.settings.requests_per_minute, self.settings.beds_at_once, self.clock),
-            feed=Feed(self.core.read_model, self.core.gateway_log),
+            feed=Feed(self.core.read_model, self.core.gateway_log, lateness),
+            lateness=lateness,
             set_aside=set_aside_in_node(self.core.consumers),
             ringing=ringing_in(self.core.gateway_log.engine, real_time),
         )

@@ -72,7 +72,7 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a second slash is another path, not a redirect in front of the sign-in
     app.register_blueprint(blueprint(gateway, rules))
-    app.register_blueprint(_health(issuer, ready))
+    app.register_blueprint(_health(gateway, issuer, ready))
     for other in others:
         app.register_blueprint(other)
     app.register_error_handler(problems.Problem, lambda problem: problem.response())
@@ -84,7 +84,7 @@ def create_app(
     return app
 
 
-def _health(issuer: str, ready: Readiness) -> Blueprint:
+def _health(gateway: Gateway, issuer: str, ready: Readiness) -> Blueprint:
     health = Blueprint("health", __name__)
     described = msgspec.json.encode(document(RULES, issuer))
 
@@ -95,9 +95,14 @@ def _health(issuer: str, ready: Readiness) -> Blueprint:
     @health.get("/readyz")
     def is_ready() -> Response:
         reasons = ready()
-        return answer(
-            {"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}, 503 if reasons else 200
+        if reasons:
+            return answer({"status": "not ready", "reasons": reasons}, 503)
+        # No reason to send anybody away: what people send is kept, and shown later.
+        late = gateway.lateness.seconds()
+        notes = (
+            {"read model": f"{late:.0f} s behind; see that the relay, Kafka and the projection work"} if late else {}
         )
+        return answer({"status": "ready"} | ({"notes": notes} if notes else {}))
 
     @health.get(f"{PREFIX}/openapi.json")
     def openapi() -> Response:

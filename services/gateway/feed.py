@@ -19,6 +19,7 @@ import msgspec
 from events.log.store import EventLog
 from events.vocabulary import Role
 from services.gateway.access import parties
+from services.gateway.lateness import Lateness
 from services.gateway.principals import Principal
 from services.gateway.read_model import ReadModel
 
@@ -41,6 +42,10 @@ RETRY_MILLISECONDS = (2000, 4000)
 
 class TooManyStreams(Exception):
     """No place is left in this process."""
+
+
+class NothingLive(Exception):
+    """The read model stands still: a stream of what moves would say that nothing does."""
 
 
 class Connection(Protocol):
@@ -159,11 +164,12 @@ def revoked(revoked_among: Callable[[Collection[str]], Collection[str]]) -> Doub
 class Feed:
     """All open streams of one process."""
 
-    def __init__(self, read_model: ReadModel, log: EventLog) -> None:
+    def __init__(self, read_model: ReadModel, log: EventLog, lateness: Lateness) -> None:
         self.news = 0
         self.doubts: list[Doubt] = []
         self.is_closing = False
         self._read_model = read_model
+        self._lateness = lateness
         self._changed = threading.Condition()
         self._open: set[Listener] = set()
         self._taken: dict[Listener, Connection] = {}
@@ -173,7 +179,10 @@ class Feed:
         return len(self._open)
 
     def open(self, principal: Principal, last_id: str, manner: Manner, session_id: str = "") -> Listener:
-        """A stream that goes on after `last_id`; with one that nobody can have been given it begins now. Raises TooManyStreams."""
+        """A stream that goes on after `last_id`; with one that nobody can have been given it begins now. Raises TooManyStreams or
+        NothingLive."""
+        if self._lateness.seconds():
+            raise NothingLive
         with self._changed:
             if self.is_closing or len(self._open) >= MOST_STREAMS:
                 raise TooManyStreams
@@ -251,6 +260,8 @@ class Feed:
             with self._changed:
                 taken = dict(self._taken)
             try:
+                if taken and self._lateness.seconds():
+                    self._end_all()
                 is_more = bool(taken) and self.turn(taken)
             except Exception as failure:  # noqa: BLE001 - whatever it is: nobody may take silence for calm
                 logger.warning("streams ended error=%s", type(failure).__name__)

@@ -64,6 +64,7 @@ STATUSES: Mapping[str, str] = {
     "unknown-country": "409",
     "not-recorded": "503",
     "too-many-streams": "503",
+    "nothing-live": "503",
     "unexpected": "500",
 }
 """Under which HTTP status each problem is said; docs/problems.md has the words."""
@@ -113,6 +114,16 @@ def not_found() -> Problem:
 
 def forbidden(code: str, title: str, next_action: str) -> Problem:
     return Problem(403, code, title, next_action=next_action)
+
+
+def nothing_live() -> Problem:
+    return Problem(
+        503,
+        "nothing-live",
+        "What is shown lies behind, so nothing is live now.",
+        next_action="Reload from time to time instead. What you send is kept.",
+        headers={"Retry-After": "30"},
+    )
 
 
 def too_many_streams() -> Problem:

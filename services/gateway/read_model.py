@@ -286,6 +286,14 @@ class ReadModel:
         with self.as_known_to(parties) as connection:
             return [_trail_entry(row) for row in connection.execute(select)]
 
+    def shown_among(self, event_ids: Sequence[str]) -> set[str]:
+        """Those of these events that the trail has, whoever may read it: nothing of them is said."""
+        if not event_ids:
+            return set()
+        query = sa.select(trail.c.event_id).where(trail.c.event_id.in_(event_ids))
+        with self.as_known_to(["auditor"]) as connection:
+            return set(connection.scalars(query))
+
     def changes(self, after: int, until: int, parties: Iterable[str], limit: int = 200) -> Sequence[sa.Row[Any]]:
         """Changes after one and up to another. On PostgreSQL those alone that `parties` may hear of, on SQLite all."""
         query = (

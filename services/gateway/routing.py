@@ -24,6 +24,7 @@ from services.gateway.bodies import Body, read_body
 from services.gateway.dpop import sent_proof
 from services.gateway.feed import Feed
 from services.gateway.intake import LONGEST_WAIT, Accepted, Intake, Intent
+from services.gateway.lateness import Lateness
 from services.gateway.limits import Limits
 from services.gateway.principals import Principal, Scope
 from services.gateway.read_model import Json, ReadModel
@@ -51,6 +52,7 @@ class Gateway:
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
     feed: Feed
+    lateness: Lateness
     set_aside: Callable[[], Sequence[Any]] = tuple
     """What waits for whoever runs Haven (services/gateway/alert_routes.py)."""
     ringing: AskAboutRinging = Ringing

@@ -6,7 +6,7 @@ from flask import Response, request
 
 from events.vocabulary import Role
 from services.gateway import problems
-from services.gateway.feed import Manner, TooManyStreams
+from services.gateway.feed import Manner, NothingLive, TooManyStreams
 from services.gateway.principals import Principal, Scope
 from services.gateway.routing import EVENT_STREAM, Call, Gateway, rule
 
@@ -32,13 +32,15 @@ def live_stream(call: Call) -> Response:
 def answer_with_stream(
     gateway: Gateway, principal: Principal, last_id: str, manner: Manner, session_id: str = ""
 ) -> Response:
-    """A stream that goes on after `last_id`. Raises Problem 503 when too many are open."""
+    """A stream that goes on after `last_id`. Raises Problem 503 when too many are open, or nothing is live."""
     with ExitStack() as leaving:  # whatever fails on the way gives the place back
         leaving.enter_context(gateway.limits.stream_of(principal))
         try:
             listener = gateway.feed.open(principal, last_id, manner, session_id)
         except TooManyStreams:
             raise problems.too_many_streams() from None
+        except NothingLive:
+            raise problems.nothing_live() from None
         leaving.callback(listener.close)
         gateway.note_read(principal, "stream")
         listener.when_closed(leaving.pop_all().close)

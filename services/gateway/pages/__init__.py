@@ -108,6 +108,7 @@ def add_pages(
     speak(app.jinja_env)
     app.jinja_env.globals |= {
         "exit_to": entrance.EXIT_TO,
+        "minutes_late": lambda: int(gateway.lateness.seconds() // 60),
         "here": lambda: request.full_path.rstrip("?"),
         "language": language,
         "menu": _menu,

@@ -163,6 +163,10 @@ _TROUBLE: Mapping[str, Said] = {
         mark("This was not recorded"),
         mark("Send it again. If it is urgent, phone the focal point of your country."),
     ),
+    "nothing-live": Said(
+        mark("What is shown here lies behind"),
+        mark("Load this page again from time to time. What you send is kept. If it cannot wait, phone."),
+    ),
     "too-many-streams": Said(
         mark("Too many pages are open that update themselves"),
         mark("Close some of them, or load this page again from time to time."),
