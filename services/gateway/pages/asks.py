@@ -5,15 +5,18 @@ from datetime import datetime
 from urllib.parse import quote
 
 import msgspec
-from flask import Response
+from flask import Response, request
 
 from events.vocabulary import AcceptCondition, DeclineReason, Household, Role, Stage
 from services.gateway.pages.frame import Page, Refused, Visit, page
 from services.gateway.pages.language import gettext
+from services.gateway.pages.portions import portion
 from services.gateway.pages.requests_forms import SOON, Typed, Wrong, new_command, next_command, typed, what_was_wrong
 from services.gateway.pages.words_of_cases import case_code, household_words
 from services.gateway.read_model import Json
 
+ASKS_AT_ONCE = 14
+ANSWERED_AT_ONCE = 20
 _MAY_TAKE_BACK = (Stage.OPENED, Stage.SHORTLISTED, Stage.ASKED, Stage.OFFERED)
 """Until a focal point has signed for a shelter, it may take its yes back."""
 _SIGNED = (Stage.PROPOSED, Stage.COUNTERSIGNED, Stage.CONSENTED, Stage.CONFIRMED, Stage.DEPARTED, Stage.ASTRAY)
@@ -21,13 +24,16 @@ _SIGNED = (Stage.PROPOSED, Stage.COUNTERSIGNED, Stage.CONSENTED, Stage.CONFIRMED
 
 @page("GET", "/asks", Role.SHELTER, Role.COORDINATOR)
 def inbox(visit: Visit) -> Response:
-    waiting = [_in_words(ask) for ask in visit.ask("GET", "/asks").data["asks"]]
+    all_waiting = portion(visit.ask("GET", "/asks").data["asks"], ASKS_AT_ONCE, request.args.get("from", ""))
     may_answer = visit.principal.role is Role.SHELTER
+    answered = portion(_answered(visit) if may_answer else [], ANSWERED_AT_ONCE, request.args.get("answered", ""))
     return visit.render(
         "asks_inbox.html",
         now=visit.site.gateway.clock(),
-        waiting=waiting,
-        answered=[_in_words(ask) for ask in _answered(visit)] if may_answer else [],
+        waiting=[_in_words(ask) for ask in all_waiting.shown],
+        all_waiting=all_waiting,
+        answered=[_in_words(ask) for ask in answered.shown],
+        all_answered=answered,
         may_answer=may_answer,
         unit_name=lambda ask: ask["unit_id"].removeprefix(f"{ask['shelter_id']}-"),
         once=visit.take_once() if may_answer else {},

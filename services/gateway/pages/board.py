@@ -10,11 +10,16 @@ from flask import Response, request
 from events.vocabulary import Role, Stage, Step
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import country_name, gettext, mark, ngettext
+from services.gateway.pages.portions import Portion, even_share, portion
 from services.gateway.pages.words import word
 from services.gateway.pages.words_of_cases import case_code, clock_of, household_words, is_for, who_acts
 from services.gateway.read_model import Json
 
 PAGE_OF_REQUESTS = "100"
+ROWS_AT_ONCE = 18
+ROWS_ON_A_WALL = 40
+CALLS_AT_ONCE = 8
+"""So many rows leave a page under 30 KB; each lane says how many it has, and the board looks at all of them."""
 
 
 class Lane(StrEnum):
@@ -233,18 +238,29 @@ def _open_requests(visit: Visit) -> list[Json]:
         query["cursor"] = answer.next_cursor
 
 
+def _in_portions(lanes: Mapping[Lane, Sequence[Row]], most: int) -> list[tuple[Lane, str, Portion[Row]]]:
+    """The lanes with their names: the first of each, or more and more of the one that the address names."""
+    chosen = request.args.get("lane", "")
+    if chosen in lanes:
+        lanes = {lane: rows for lane, rows in lanes.items() if lane == chosen}
+    share = even_share(map(len, lanes.values()), most)
+    start = request.args.get("from", "") if chosen in lanes else ""
+    return [(lane, gettext(LANE_NAMES[lane]), portion(rows, share, start)) for lane, rows in lanes.items()]
+
+
 @page("GET", "/board", Role.COORDINATOR)
 def board(visit: Visit) -> Response:
     now = visit.site.gateway.clock()
     country = visit.principal.country
     lanes = lanes_of(_open_requests(visit), country, now)
-    named = [(lane, gettext(LANE_NAMES[lane]), rows) for lane, rows in lanes.items()]
+    is_wall = request.args.get("wall") == "1"
+    named = _in_portions(lanes, ROWS_ON_A_WALL if is_wall else ROWS_AT_ONCE)
     alerts: Sequence[Json] = visit.ask("GET", "/alerts").data["set_aside"]
     to_call = visit.ask("GET", "/call-list").data
     ours, of_others = calls_shown(to_call["calls"], now)
     # A page that is open already asks for what stands now, and puts it where it was.
     is_part = "HX-Request" in request.headers
-    if request.args.get("wall") == "1":
+    if is_wall:
         template = "board_wall_standing.html" if is_part else "board_wall.html"
         return visit.render(template, now=now, lanes=named, has_alerts=bool(alerts), calls=ours)
     regions = visit.ask("GET", "/availability").data["regions"]
@@ -256,8 +272,8 @@ def board(visit: Visit) -> Response:
         capacity=capacity_by_country(regions),
         call_first=call_first(regions, country),
         people_are_rung=to_call["people_are_rung"],
-        calls=ours,
-        calls_of_others=of_others,
+        calls=portion(ours, CALLS_AT_ONCE, request.args.get("calls", "")),
+        calls_of_others=portion(of_others, CALLS_AT_ONCE, request.args.get("calls_of_others", "")),
     )
 
 
