@@ -28,7 +28,7 @@ CODE_LISTS: list[type[StrEnum]] = [
     Missing,
     Waited,
 ]
-OTHERS = {"CallReason", "EventType", "Region", "Resource", "Signature"}
+OTHERS = {"CallReason", "EmergencyNumber", "EventType", "Region", "Resource", "Signature"}
 SAID_BY_PAGES_ONLY = {"form-too-old", "sign-in-not-begun", "sign-in-failed"}
 
 
@@ -58,6 +58,11 @@ def test_a_sentence_of_an_event_ends_with_a_stop_and_no_two_are_the_same() -> No
 
 def test_every_region_has_a_name() -> None:
     assert set(TABLES["Region"]) == set(reference.load().regions)
+
+
+def test_every_number_to_phone_says_what_it_is_for() -> None:
+    numbers = [number for country in reference.load().countries.values() for number in country.emergency]
+    assert set(TABLES["EmergencyNumber"]) == {number.for_what for number in numbers}
 
 
 def test_whatever_somebody_read_has_a_name() -> None:

@@ -376,6 +376,7 @@ CODES: Mapping[str, Table] = {
     **_LAW,
     **_FIGURES,
     "Region": _REGIONS,
+    "EmergencyNumber": {"emergency": mark("Any emergency"), "police": mark("Police")},
 }
 """By the name of the code list (docs/glossary.md); `Region` by the code of the reference data, `Signature` and `Resource` by
 what the API answers."""
