@@ -34,7 +34,7 @@ SAID = PICTURES / "said.json"
 TAKE = os.environ.get("HAVEN_TEST_PICTURES") == "take"
 MOMENT = datetime(2026, 11, 26, 14, 5, tzinfo=UTC)
 LARGEST = 150 * 1024
-DESK, PHONE = (1200, 760), (390, 760)
+WALL, DESK, PHONE = (1600, 1040), (1200, 760), (390, 760)
 
 
 class Picture(NamedTuple):
@@ -47,10 +47,15 @@ class Picture(NamedTuple):
     size: tuple[int, int]
     at: str = "body"
     """What is at the top of the picture."""
+    scale: float = 1.0
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        return tuple(int(length * self.scale) for length in self.size)
 
 
 TAKEN = (
-    Picture("board", "be-coordinator-1", "/board", "", DESK, ".haven-board"),
+    Picture("board", "be-coordinator-1", "/board", "", WALL, ".haven-board", scale=0.75),
     Picture("shortlist", "be-coordinator-1", "/requests/{case}/shortlist", "an offer from Luxembourg", DESK, "main h2"),
     Picture("ask", "{shelter}", "/asks/{ask}", "mother and child, one shelter said no", PHONE, "main form"),
     Picture("case", "be-police-antwerp-1", "/requests/{case}", "a journey under way", PHONE, "main h1"),
@@ -133,6 +138,7 @@ def looked_at(browser: Any, pictured: Pictured, picture: Picture, *, with_script
     context = browser.new_context(
         base_url=pictured.url,
         viewport={"width": width, "height": height},
+        device_scale_factor=picture.scale,
         locale="en-GB",
         timezone_id="Europe/Brussels",
         java_script_enabled=with_scripts,
@@ -190,7 +196,7 @@ def test_a_picture_says_what_its_page_says_now(browser: Any, pictured: Pictured,
 def test_a_picture_is_the_one_that_was_taken_and_not_too_large(picture: Picture) -> None:
     content = (PICTURES / f"{picture.name}.png").read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    assert struct.unpack(">II", content[16:24]) == picture.size
+    assert struct.unpack(">II", content[16:24]) == picture.pixels
     assert len(content) <= LARGEST
     assert hashlib.sha256(content).hexdigest() == said()[picture.name]["sha256"]
 
