@@ -54,7 +54,8 @@ class Notifier:
         self._url = url
         self.clock = clock
         self._real_time = real_time
-        self._planned: set[tuple[str, int]] | None = None
+        self._planned: set[tuple[str, int]] = set()
+        """What this process has planned, by wait and number: to ask the queue once and not at every look."""
         self._seen: set[str] = set()
         self._guard = threading.Lock()
         self._on_their_way: set[tuple[str, str]] = set()
@@ -105,8 +106,6 @@ class Notifier:
         # What waits at two looks is true: a projection that catches up goes in no time through what is long answered.
         seen_before, self._seen = self._seen, {wait.wait_id for wait in waits}
         waits = [wait for wait in waits if wait.wait_id in seen_before]
-        if self._planned is None:  # also those that another process, or this one before it ended, has kept
-            self._planned = self.queue.planned()
         self._planned = {(wait_id, number) for wait_id, number in self._planned if wait_id in self._seen}
         rows: list[tuple[Row, datetime]] = []
         nobody: list[tuple[Row, datetime]] = []

@@ -145,12 +145,6 @@ class RingQueue:
             for row in rows
         ]
 
-    def planned(self) -> set[tuple[str, int]]:
-        """Rings, as wait and number, for which there was somebody to ring."""
-        query = sa.select(rings.c.wait_id, rings.c.number).where(rings.c.channel != "").distinct()
-        with self._engine.connect() as connection:
-            return {(row.wait_id, row.number) for row in connection.execute(query)}
-
     def unrung(self) -> dict[str, datetime]:
         """Waits whose party nothing could reach, and since when that is certain."""
         with self._engine.connect() as connection:

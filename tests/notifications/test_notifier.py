@@ -193,6 +193,19 @@ def test_two_processes_ring_once(desk: Desk, shelter: Phone) -> None:
     assert shelter.texts == [WAITS]
 
 
+def test_a_channel_that_is_new_in_the_file_rings_for_what_still_waits(
+    desk: Desk, shelter: Phone, coordinator: Phone
+) -> None:
+    begin(desk.engine, a_wait(party="shelter:nl-shelter-02"))
+    desk.look(times=3)
+    assert coordinator.texts == [CALL]
+    new = Phone()
+    desk.organisations = (*desk.organisations, an_organisation("nl-shelter-02", Role.SHELTER, new))
+    desk.look(desk.another(), times=3)
+    assert new.texts == [WAITS]
+    assert (shelter.texts, coordinator.texts) == ([], [CALL])
+
+
 # What fails
 
 
