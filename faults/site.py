@@ -18,7 +18,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from deploy.process import Command, PartFailed
 from deploy.stack import UNLIMITED, HavenProcess, Stack
 from events.kafka.history import Place
-from faults.load import Client, Journal, Load, NoAnswer
+from faults.client import Client, Journal, NoAnswer
+from faults.load import Load
 from faults.wrapped import CrashFile
 
 SPEED = 300

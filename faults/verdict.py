@@ -25,7 +25,7 @@ from events.log.engines import postgresql_engine
 from events.log.store import EventLog
 from events.placement import HoldRequested
 from events.vocabulary import Role
-from faults.load import Journal, NoAnswer
+from faults.client import Journal, NoAnswer
 from faults.site import SPEED, Site
 from reference import load
 from services.capacity.domain.unit import UnitDecider
