@@ -56,12 +56,12 @@ def run() -> None:
     except (DataDirectoryTaken, ConfigurationError, BadSetting, SealingError) as refused:
         raise fail(str(refused)) from None
 
-    stopping = threading.Event()
+    stopping, people = threading.Event(), list[threading.Thread]()
 
     def started() -> None:
         node.start()
         if settings.scene == "living":
-            keep_alive(node, stopping)
+            people.append(keep_alive(node, stopping))
         _greet(settings, node.guests(), node.logins)
 
     try:
@@ -70,6 +70,8 @@ def run() -> None:
         raise fail(str(refused)) from None
     finally:
         stopping.set()
+        for thread in people:
+            thread.join(timeout=10)  # whatever they are at: nobody writes into a directory that is given back
         node.stop()
     typer.echo("Stopped.")
 

@@ -21,14 +21,17 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from deploy.artifacts import PartUnavailable
+from deploy.private import private_file
 from deploy.process import PartFailed
 from deploy.stack import HavenProcess, Stack
 from services.api_client import Client
 from services.demo import ORIGIN, POLICE
+from tests.notifications.receivers import a_gateway
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PATIENCE = 60
+RUNG_WITH = ("Somebody does not answer. Please look at the calls to make.", "Something waits for you.")
 AN_OPENING = {
     "urgency": "urgent",
     "danger_country": "BE",
@@ -117,6 +120,30 @@ def test_right_after_the_acknowledgement_the_request_is_there(stack: Stack, clie
         revisions.append(read.body.get("revision", 0))
         time.sleep(0.02)
     assert revisions == sorted(revisions)
+
+
+def test_a_focal_point_is_rung_for_a_shelter_that_nothing_reaches(stack: Stack, client: Client) -> None:
+    with a_gateway() as phone:
+        named = "".join(
+            f"""
+            [organisations.{country.lower()}-coordinator]
+            role = "coordinator"
+            country = "{country}"
+            language = "en"
+            channels = {{ duty = "{phone.address}" }}
+            """
+            for country in ("BE", "NL", "LU")
+        )
+        private_file(stack.secrets / "notify-file", named)
+        stack.scale("notify", 2)
+        until("somebody looks", lambda: client.send(ORIGIN, "GET", "/api/v1/call-list").body["people_are_rung"])
+        opened = client.send(POLICE, "POST", "/api/v1/relocation-requests", AN_OPENING, Prefer="wait=20")
+        until("the focal point is rung", lambda: phone.texts)
+        calls = client.send(ORIGIN, "GET", "/api/v1/call-list").body["calls"]
+        assert {call["reason"] for call in calls if call["request_id"] == opened.body["request_id"]} == {"not_rung"}
+        assert all(reasons(process) == "" for process in stack.of("notify"))
+        stack.scale("notify", 0)
+    assert all(text.partition(" http")[0] in RUNG_WITH for text in phone.texts)
 
 
 def test_an_unreachable_broker_is_named_and_the_process_waits_for_it(stack: Stack) -> None:

@@ -3,6 +3,7 @@
 import http.cookiejar
 import re
 import sqlite3
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from services.gateway.pages.entrance import FIRST_PAGE
 from services.gateway.principals import GUESTS
 from simulation.scene.stories import STORIES
 from tests.journeys.process import RunningNode
+from tests.journeys.test_killed_node import invariants_hold
 
 COLUMNS = 80
 SEEN = {
@@ -90,6 +92,18 @@ def test_the_second_start_finds_the_scene_and_makes_no_other(node: RunningNode) 
     with sqlite3.connect(node.data_dir / "gateway.sqlite") as gateway:
         (cases,) = gateway.execute("SELECT count(*) FROM requests").fetchone()
     assert cases == len([story for story in STORIES if story.opened_ago])
+
+
+def test_an_exercise_has_a_scene_too_and_its_people_keep_up(tmp_path: Path) -> None:
+    with RunningNode(tmp_path, speed=60, scene="living") as node:
+        assert any("EXERCISE" in line for line in greeting(node))
+        time.sleep(12)  # two beats: ten minutes of the exercise
+        node.wait_until_ready()
+        begun = time.monotonic()
+        assert node.stop() == 0
+        assert time.monotonic() - begun < 15
+        assert "paused" not in node.output.read_text()
+    assert invariants_hold(node.data_dir) >= 2
 
 
 def test_without_a_scene_there_are_the_logins_all_the_same(tmp_path: Path) -> None:
