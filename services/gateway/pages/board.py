@@ -255,7 +255,8 @@ def board(visit: Visit) -> Response:
     lanes = lanes_of(_open_requests(visit), country, now)
     is_wall = request.args.get("wall") == "1"
     named = _in_portions(lanes, ROWS_ON_A_WALL if is_wall else ROWS_AT_ONCE)
-    alerts: Sequence[Json] = visit.ask("GET", "/alerts").data["set_aside"]
+    told = visit.ask("GET", "/alerts").data
+    alerts: Sequence[Json] = told["set_aside"]
     to_call = visit.ask("GET", "/call-list").data
     ours, of_others = calls_shown(to_call["calls"], now)
     # A page that is open already asks for what stands now, and puts it where it was.
@@ -272,6 +273,7 @@ def board(visit: Visit) -> Response:
         capacity=capacity_by_country(regions),
         call_first=call_first(regions, country),
         people_are_rung=to_call["people_are_rung"],
+        asks_for_too_many=told["asks_for_too_many"],
         calls=portion(ours, CALLS_AT_ONCE, request.args.get("calls", "")),
         calls_of_others=portion(of_others, CALLS_AT_ONCE, request.args.get("calls_of_others", "")),
     )
