@@ -52,7 +52,7 @@ EVERY_FORM = for_each([page for page in PAGES if page.method == "POST"])
 EVERY_PAGE_WITH_AN_END = for_each([page for page in PAGES if page.path != "/live"])  # tests/pages/test_live.py
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def readers(world: World) -> dict[Role, Reader]:
     return {role: Reader(world, who) for role, who in SOMEBODY.items()}
 

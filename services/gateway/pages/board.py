@@ -8,7 +8,7 @@ from enum import StrEnum
 from flask import Response, request
 
 from events.vocabulary import Role, Stage, Step
-from services.gateway.pages.frame import Page, Visit, page
+from services.gateway.pages.frame import Page, Visit, page, see_other
 from services.gateway.pages.language import country_name, gettext, mark, ngettext
 from services.gateway.pages.portions import Portion, even_share, portion
 from services.gateway.pages.words import word
@@ -248,12 +248,23 @@ def _in_portions(lanes: Mapping[Lane, Sequence[Row]], most: int) -> list[tuple[L
     return [(lane, gettext(LANE_NAMES[lane]), portion(rows, share, start)) for lane, rows in lanes.items()]
 
 
-@page("GET", "/board", Role.COORDINATOR)
+def _is_wall() -> bool:
+    return request.args.get("wall") == "1"
+
+
+@page("POST", "/board/wall", Role.COORDINATOR)
+def put_on_wall(visit: Visit) -> Response:
+    """This browser from now on shows the wall alone, also when nobody touches it for a whole duty."""
+    visit.site.sessions.put_on_wall(visit.cookie, visit.session)
+    return see_other("/board?wall=1")
+
+
+@page("GET", "/board", Role.COORDINATOR, is_wall=_is_wall)
 def board(visit: Visit) -> Response:
     now = visit.site.gateway.clock()
     country = visit.principal.country
     lanes = lanes_of(_open_requests(visit), country, now)
-    is_wall = request.args.get("wall") == "1"
+    is_wall = _is_wall()
     named = _in_portions(lanes, ROWS_ON_A_WALL if is_wall else ROWS_AT_ONCE)
     told = visit.ask("GET", "/alerts").data
     alerts: Sequence[Json] = told["set_aside"]
@@ -279,4 +290,4 @@ def board(visit: Visit) -> Response:
     )
 
 
-PAGES: tuple[Page, ...] = (board,)
+PAGES: tuple[Page, ...] = (board, put_on_wall)

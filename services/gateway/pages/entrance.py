@@ -122,7 +122,7 @@ def who_looks(site: Site) -> Visit | None:
     """The visit of whoever is signed in, on a page that is open to everybody; None for a stranger."""
     cookie = request.cookies.get(site.cookie, "")
     session = site.sessions.find(cookie) if cookie else None
-    if session is None or session.principal is None:
+    if session is None or session.principal is None or session.is_wall:
         return None
     return Visit(site, cookie, session, {}, g.language) if site.login.may_stay(cookie, session) else None
 

@@ -69,6 +69,7 @@ class Page:
     view: "View"
     in_trouble: "InTrouble | None" = None
     """What is shown when the database fails and nobody knows any more who is there."""
+    is_wall: Callable[[], bool] = lambda: False
 
 
 View = Callable[["Visit"], Response]
@@ -77,11 +78,18 @@ InTrouble = Callable[["Site", str, int], Response]
 EVERYBODY = tuple(role for role in Role if role is not Role.SYSTEM)
 
 
-def page(method: str, path: str, *roles: Role, in_trouble: InTrouble | None = None) -> Callable[[View], Page]:
-    """Declares a page for these roles; for whoever is signed in, if none is named."""
+def page(
+    method: str,
+    path: str,
+    *roles: Role,
+    in_trouble: InTrouble | None = None,
+    is_wall: Callable[[], bool] = lambda: False,
+) -> Callable[[View], Page]:
+    """Declares a page for these roles; for whoever is signed in, if none is named. `is_wall`: whether this request is for what a
+    wall shows, which loads itself."""
 
     def declare(view: View) -> Page:
-        return Page(method, path, roles or EVERYBODY, view, in_trouble)
+        return Page(method, path, roles or EVERYBODY, view, in_trouble, is_wall)
 
     return declare
 
@@ -111,8 +119,7 @@ class Site:
 
     @property
     def cookie(self) -> str:
-        """A browser takes a `__Host-` cookie from nobody else; it needs TLS, which the embedded node has not."""
-        return "__Host-haven" if self.is_secure else "haven"
+        return self.login.session_cookie
 
     def set_cookie(self, response: Response, name: str, value: str, **more: Any) -> None:
         settings: dict[str, Any] = {"path": "/", "httponly": True, "secure": self.is_secure, "samesite": "Strict"}
@@ -242,8 +249,11 @@ def guarded(site: Site, page: Page) -> Callable[..., Response]:
 
     def open_while_all_is_well(**path: str) -> Response:
         cookie = request.cookies.get(site.cookie, "")
-        session = site.sessions.find(cookie) if cookie else None
+        is_touch = not (_is_part() or page.is_wall())
+        session = site.sessions.find(cookie, is_touch=is_touch) if cookie else None
         if session is None or session.principal is None:
+            return _sign_in_first(site)
+        if session.is_wall and not page.is_wall():
             return _sign_in_first(site)
         if not site.login.may_stay(cookie, session):
             return _sign_in_first(site)
@@ -251,7 +261,8 @@ def guarded(site: Site, page: Page) -> Callable[..., Response]:
         g.visit = visit
         if page.method == "POST":
             require_own_form(site, session)
-        if site.login.must_ask_again(session, page.method):
+        # A wall leads nowhere; whoever put it there is looked up in `may_stay` all the same.
+        if not session.is_wall and site.login.must_ask_again(session, page.method):
             return _sign_in_again(visit, fresh=False)
         if session.principal.role not in page.roles:
             return visit.render("problem.html", 403, code="wrong-role")

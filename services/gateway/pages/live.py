@@ -19,7 +19,7 @@ MANNER = Manner(
 )
 
 
-@page("GET", "/live", *live_stream.roles)
+@page("GET", "/live", *live_stream.roles, is_wall=lambda: True)
 def live(visit: Visit) -> Response:
     """Not by `visit.ask`, which reads an answer to its end: this one has none."""
     authorise(visit.principal, live_stream.scope, live_stream.roles)

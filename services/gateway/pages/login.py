@@ -65,7 +65,8 @@ class Login:
         """Sends the browser to the issuer. `fresh`: the person has to prove anew who they are, as signing demands; what they
         were sending is `kept` for them meanwhile, and their session `replaces` ends once they are back. `login_hint`: the user
         name that is filled in; the password never is."""
-        flow = self._begin(fresh, login_hint)
+        # Whoever walks up to a wall is somebody else than who put it there, whatever the issuer's own session may say.
+        flow = self._begin(fresh or self._shows_wall(), login_hint)
         session = Session(csrf=secrets.token_urlsafe(24), flow=flow, came_from=came_from, kept=kept, replaces=replaces)
         response = Response(status=303, headers={"Location": flow.url})
         # Lax: the issuer may be another site, and it is from there that the browser comes back with this cookie.
@@ -161,6 +162,16 @@ class Login:
             checked_at=int(self.now().timestamp()),
             id_token=token.id_token,
         )
+
+    def _shows_wall(self) -> bool:
+        cookie = request.cookies.get(self.session_cookie, "")
+        session = self.sessions.find(cookie, is_touch=False) if cookie else None
+        return session is not None and session.is_wall
+
+    @property
+    def session_cookie(self) -> str:
+        """A browser takes a `__Host-` cookie from nobody else; it needs TLS, which the embedded node has not."""
+        return "__Host-haven" if self.is_secure else "haven"
 
     @property
     def flow_cookie(self) -> str:

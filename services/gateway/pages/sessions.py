@@ -77,6 +77,8 @@ class Session(msgspec.Struct, kw_only=True):
     """When the issuer last said that this person may still be here, in seconds since 1970."""
     id_token: str = ""
     kept: KeptForm | None = None
+    is_wall: bool = False
+    """Shows the wall and nothing else, and is not locked: there is nobody to touch it."""
     notices: list[str] = []
     once: dict[str, str] = {}
     """What one page left for the next view of another, such as how to undo what was just done."""
@@ -133,14 +135,15 @@ class Sessions:
             ended = by_session - set(connection.scalars(query))
         return [one for one in listeners if one.session_id in ended]
 
-    def find(self, cookie: str) -> Session | None:
-        """The session of a cookie; None if it has ended, was idle for too long, or never was."""
+    def find(self, cookie: str, *, is_touch: bool = True) -> Session | None:
+        """The session of a cookie; None if it has ended, was idle for too long, or never was. `is_touch`: somebody does something
+        there, and it is not a page that loads itself."""
         session_id, now = session_id_of(cookie), self._seconds()
         row = self._row(session_id)
         if row is None:
             return None
         session = _open(cookie, row.sealed)
-        if session is not None and now - row.seen_at >= TOUCHED_EVERY.total_seconds():
+        if session is not None and is_touch and now - row.seen_at >= TOUCHED_EVERY.total_seconds():
             self._change(session_id, seen_at=now)
         return session
 
@@ -153,7 +156,13 @@ class Sessions:
 
     def keep(self, cookie: str, session: Session) -> None:
         """Remembers what has changed in a session that is still there."""
-        self._change(session_id_of(cookie), sealed=_seal(cookie, session), seen_at=self._seconds())
+        seen = {} if session.is_wall else {"seen_at": self._seconds()}
+        self._change(session_id_of(cookie), sealed=_seal(cookie, session), **seen)
+
+    def put_on_wall(self, cookie: str, session: Session) -> None:
+        """From now on this session shows the wall, until its end and whether anybody touches it or not."""
+        session.is_wall = True
+        self._change(session_id_of(cookie), sealed=_seal(cookie, session), seen_at=page_sessions.c.ends_at)
 
     def end(self, cookie: str) -> None:
         self._delete(page_sessions.c.session_id == session_id_of(cookie))
@@ -176,7 +185,7 @@ class Sessions:
             Listed(
                 session_id=row.session_id,
                 started_at=datetime.fromtimestamp(row.started_at, self._now().tzinfo),
-                seen_at=datetime.fromtimestamp(row.seen_at, self._now().tzinfo),
+                seen_at=datetime.fromtimestamp(min(row.seen_at, now), self._now().tzinfo),
             )
             for row in rows
             if now - row.seen_at < IDLE.total_seconds()
