@@ -20,7 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "services/gateway/static"
 STYLES = ("haven.css", "swagger-ui.css")
 OUR_SCRIPTS = ("haven.js", "live.js", "kept.js", "worker.js", "govuk.js", "api-docs.js")
-TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2"}
+TYPES = {
+    ".png": "image/png",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+}
 POLICY = (
     "default-src 'none'; script-src 'nonce-{}' 'strict-dynamic'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "font-src 'self'; form-action 'self'; require-trusted-types-for 'script'; trusted-types htmx haven"
@@ -320,3 +326,47 @@ def test_the_api_is_shown_under_the_policy(browser: Any, site: Site) -> None:
     )
     with opened(browser, site) as page:
         page.get_by_text("**as** written").wait_for(timeout=30_000)
+
+
+OVERRIDES = re.compile(r"govuk-![\w-]+")
+
+
+def test_what_a_template_overrides_is_in_the_style_sheet() -> None:
+    """Of the overrides of govuk-frontend only those of letters are built: the others weigh more than our own components."""
+    templates = (ROOT / "services/gateway/templates").glob("*.html")
+    used = {name for template in templates for name in OVERRIDES.findall(template.read_text())}
+    assert used
+    assert [name for name in used if f".{name.replace('!', chr(92) + '!')}" not in text("haven.css")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "ground"), [("icon-192.png", 192, 0), ("icon-512.png", 512, 0), ("icon-maskable.png", 512, 255)]
+)
+@pytest.mark.real
+def test_an_icon_is_the_disc_and_nothing_else(browser: Any, site: Site, name: str, size: int, ground: int) -> None:
+    """Every point is the ground, the disc's blue, or at its edge between them; a launcher may cut off the outer tenth."""
+    with opened(browser, site) as page:
+        found = page.evaluate(
+            """async ([name, ground]) => {
+                const icon = await createImageBitmap(await (await fetch(`/static/${name}`)).blob());
+                const canvas = new OffscreenCanvas(icon.width, icon.height).getContext("2d");
+                canvas.drawImage(icon, 0, 0);
+                const points = canvas.getImageData(0, 0, icon.width, icon.height).data;
+                const middle = icon.width / 2, corner = [...points.slice(0, 4)];
+                let strange = 0, furthest = 0;
+                for (let at = 0; at < points.length; at += 4) {
+                    const [red, green, blue, alpha] = points.slice(at, at + 4);
+                    if (alpha === 0 || (ground && red === 255 && green === 255 && blue === 255)) continue;
+                    const away = Math.hypot((at / 4) % icon.width + 0.5 - middle, Math.floor(at / 4 / icon.width) + 0.5 - middle);
+                    furthest = Math.max(furthest, away / middle);
+                    if (blue < red || (alpha === 255 && !ground && Math.abs(red - 0x1d) > 3)) strange++;
+                }
+                return [icon.width, icon.height, corner, strange, furthest];
+            }""",
+            [name, ground],
+        )
+    width, height, corner, strange, furthest = found
+    assert (width, height) == (size, size)
+    assert corner == ([255, 255, 255, 255] if ground else [0, 0, 0, 0])
+    assert strange == 0
+    assert furthest < (0.7 if ground else 0.9)

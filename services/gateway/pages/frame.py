@@ -398,8 +398,23 @@ def _in_trouble(error: Exception) -> Response:
 
 
 def _harden(site: Site, response: Response) -> Response:
+    # "no-referrer" would turn the origin of a form into "null", and that header is checked.
+    response.headers["Referrer-Policy"] = "same-origin"
+    if site.is_secure:
+        response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+    is_static = request.endpoint == "pages.static"
+    if not is_static:  # a file has the policy of everything else, which allows nothing, and is shorter
+        response.headers["Content-Security-Policy"] = _policy(site)
+    if is_static and response.status_code == 200:
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    elif "Cache-Control" not in response.headers:
+        response.headers["Cache-Control"] = "no-store"
+    return compressed(response, is_static=is_static)
+
+
+def _policy(site: Site) -> str:
     issuer = urlsplit(site.login.origin)
-    response.headers["Content-Security-Policy"] = (
+    return (
         f"default-src 'none'; script-src 'nonce-{g.nonce}' 'strict-dynamic'; style-src 'self'; font-src 'self'; "
         "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
         # The issuer's origin too: browsers apply form-action to where the answer to a form redirects.
@@ -408,13 +423,3 @@ def _harden(site: Site, response: Response) -> Response:
         # htmx swaps parts of pages; haven names the address of our worker, and can name no other.
         "require-trusted-types-for 'script'; trusted-types htmx haven"
     )
-    # "no-referrer" would turn the origin of a form into "null", and that header is checked.
-    response.headers["Referrer-Policy"] = "same-origin"
-    if site.is_secure:
-        response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
-    is_static = request.endpoint == "pages.static"
-    if is_static and response.status_code == 200:
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    elif "Cache-Control" not in response.headers:
-        response.headers["Cache-Control"] = "no-store"
-    return compressed(response, is_static=is_static)
