@@ -14,8 +14,9 @@ from events.key_file import KeyEncryptionKeys
 from events.log.engines import ANSWER_SECONDS, is_database_trouble, lift_time_limit
 from events.log.store import NO_STREAM, EventLog
 from events.sealing import KeyDestroyed, KeyStore
+from services.gateway.projection import Projection, projection_log
 from services.gateway.read_model import AVAILABILITY, ReadModel, TrailQuery
-from services.migrate import ROLES, SCHEMAS
+from services.migrate import ROLES, SCHEMAS, latest
 from tests.events.drafts import a_draft
 from tests.real.postgresql_database import Database, a_database, a_server
 
@@ -600,8 +601,21 @@ def test_the_queries_of_the_gateway_see_what_they_should(shown: Database) -> Non
     # A read of both cases at once belongs to both: of the other's, no more than that this one was among them.
     assert [entry["event_id"] for entry in model.case_timeline("r-nl", ["referrer:be-police"])] == []
     assert len(model.trail(TrailQuery(), None, 10, ["auditor"])) == 4
-    assert model.last_change() == 3
+    assert model.kept_changes() == (1, 3)
+    assert model.shown_among(["t-1", "nothing"]) == {"t-1"}
     assert [change.subject for change in model.changes(0, 3, ["referrer:nl-police"])] == ["r-nl"]
+
+
+def test_what_moved_long_ago_is_forgotten_by_the_projection_alone(database: Database) -> None:
+    projection = Projection(projection_log(database.engine("haven_projection"), latest()))
+    with projection.log.engine.begin() as connection:
+        for number in range(5):
+            connection.exec_driver_sql(
+                "INSERT INTO changes (kind, subject, revision, parties) VALUES ('unit', %s, 1, '[]')", (f"u-{number}",)
+            )
+    projection.forget_changes(keep=2)
+    assert ReadModel(database.engine("haven_gateway")).kept_changes() == (4, 5)
+    assert refused(database.engine("haven_gateway"), "DELETE FROM changes") == "42501"
 
 
 def test_nobody_becomes_two_by_a_line_break_in_a_name(shown: Database) -> None:
