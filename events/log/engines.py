@@ -134,3 +134,12 @@ def is_database_trouble(failure: BaseException) -> bool:
     # No state: SQLite, or a connection that could not be made or broke. A plain DatabaseError is SQLite's word for a file
     # that is damaged.
     return isinstance(failure, sa.exc.OperationalError | sa.exc.InterfaceError) or type(failure) is sa.exc.DatabaseError
+
+
+def violates(refused: sa.exc.IntegrityError, constraint: str, column: str) -> bool:
+    """Whether this constraint was violated: by its name on PostgreSQL, by its one column on SQLite."""
+    # Not a search in the whole message: PostgreSQL quotes the key in it, and a stream may be called anything.
+    diagnosis = getattr(refused.orig, "diag", None)
+    if diagnosis is not None:
+        return bool(diagnosis.constraint_name == constraint)
+    return str(refused.orig).endswith(f" {column}")

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from events.envelope import LARGEST_RECORD, Event, UnreadableEvent, decode, decode_many, encode, type_of
-from events.log.engines import is_database_trouble
-from events.log.errors import DuplicateEvent, EventTooLarge, LogError, NestedWrite, OthersWrite, StreamConflict
+from events.log.engines import is_database_trouble, violates
+from events.log.errors import DuplicateEvent, EventTooLarge, LogError, NestedWrite, StreamConflict
 from events.log.schema import APPEND_ONLY_SQLITE, metadata, verify_version
 
 _INSERT_SQLITE = "INSERT INTO events (id, stream, version, type, record) VALUES (?, ?, ?, ?, ?)"
@@ -38,10 +38,6 @@ _INSERT_POSTGRESQL = """
 _STREAM_VERSIONS = "SELECT s.value, (SELECT max(version) FROM events WHERE stream = s.value) FROM "
 _STREAM_VERSIONS_SQLITE = _STREAM_VERSIONS + "json_each(?) AS s"
 _STREAM_VERSIONS_POSTGRESQL = _STREAM_VERSIONS + "unnest(%b::text[]) AS s(value)"
-
-
-_TOOK_TOO_LONG = ("55P03", "57014")
-"""The server's limit on waiting for a lock, or on a statement, was reached."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +166,7 @@ class EventLog:
         # (SQLite's own busy wait sleeps up to 100 ms between tries) and lets a queue of appends share one commit.
         self._one_writer = threading.Lock()
         self._writing_thread: int | None = None
-        self._keeps_out: sa.Connection | None = None
+        self.keeps_out: sa.Connection | None = None  # events/log/alone.py
         self._queue: list[_Append] = []
         self._queue_guard = threading.Lock()
         self.listeners: list[Callable[[], None]] = []
@@ -215,30 +211,6 @@ class EventLog:
             finally:
                 self._writing_thread = None
 
-    @contextmanager
-    def without_others(self) -> Iterator[None]:
-        """Keeps every other process from writing under the lock that `writers` names, for longer than one transaction. Theirs fail
-        meanwhile as with a database that is busy, and are tried again. On SQLite nothing is to do: one process has the files.
-
-        Raises OthersWrite when somebody else keeps us out, or holds on for longer than a lock is waited for."""
-        if self._on_sqlite:
-            yield
-            return
-        assert self._writers_key != self._lock_key, "appends take that lock too, in sessions of their own"
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            try:
-                connection.exec_driver_sql("SELECT pg_advisory_lock(%s)", (self._writers_key,))
-            except OperationalError as refused:
-                if getattr(refused.orig, "sqlstate", None) not in _TOOK_TOO_LONG:
-                    raise
-                raise OthersWrite(self.source) from None
-            self._keeps_out = connection
-            try:
-                yield
-            finally:
-                self._keeps_out = None
-                connection.invalidate()  # the lock ends with its session, whatever state that is in
-
     def _refuse_nested_write(self) -> None:
         if self._writing_thread == threading.get_ident():
             raise NestedWrite(self.source)
@@ -246,10 +218,10 @@ class EventLog:
     @contextmanager
     def _transaction(self) -> Iterator[Writing]:
         with self._write_engine.begin() as connection:
-            if self._keeps_out is None:
+            if self.keeps_out is None:
                 self._lock(connection, self._writers_key)
             else:
-                self._keeps_out.exec_driver_sql("SELECT")  # fails if its session is gone, and with it the lock
+                self.keeps_out.exec_driver_sql("SELECT")  # fails if its session is gone, and with it the lock
             tx = Writing(self, connection)
             yield tx
             tx.settle()
@@ -399,7 +371,7 @@ class EventLog:
         try:
             return connection.exec_driver_sql(statement, parameters).rowcount
         except IntegrityError as refused:
-            if _names_event_id(refused):
+            if violates(refused, "one_event_per_id", "events.id"):
                 raise DuplicateEvent(e.id for e in appended) from None
             raise StreamConflict(e.stream for e in appended) from None
 
@@ -452,11 +424,3 @@ def _starting_version(
         case AnyVersion() if current is not None:
             return current[stream]
     raise StreamConflict([stream])
-
-
-def _names_event_id(refused: IntegrityError) -> bool:
-    # Not a search in the whole message: PostgreSQL quotes the key in it, and a stream may be called anything.
-    diagnosis = getattr(refused.orig, "diag", None)
-    if diagnosis is not None:
-        return bool(diagnosis.constraint_name == "one_event_per_id")
-    return str(refused.orig).endswith(" events.id")

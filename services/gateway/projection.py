@@ -14,6 +14,7 @@ from events import capacity as c
 from events import gateway as g
 from events import placement as p
 from events.envelope import Event, type_of
+from events.log.alone import without_others
 from events.log.engines import lift_time_limit
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing
@@ -131,7 +132,7 @@ class Projection:
         Projection workers wait meanwhile, and what is appended meanwhile is theirs: both digests are of what the logs held at the
         start. Nobody is rung until it is finished: on the way it goes once more through everything that ever waited. Raises
         OthersWrite when another rebuild is under way."""
-        with self.log.without_others():
+        with without_others(self.log):
             heads = {source: log.head() for source, log in sources.items()}
             self.catch_up(sources, heads)
             before = ReadModel(self.log.engine).digest()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from events.log.alone import without_others
 from events.log.engines import is_database_trouble, postgresql_engine
 from events.log.errors import OthersWrite
 from events.log.store import EventLog
@@ -132,7 +133,7 @@ def test_a_rebuild_that_died_leaves_no_worker_believing_that_all_was_taken(
 
 def test_two_rebuilds_at_once_are_refused_in_words(world: World, logs: Logs, operators: Projection) -> None:
     now = ReadModel(operators.log.engine).digest()
-    with world.core.projection.log.without_others(), pytest.raises(OthersWrite, match="in another process's hands"):
+    with without_others(world.core.projection.log), pytest.raises(OthersWrite, match="in another process's hands"):
         operators.rebuild(logs)
     assert ReadModel(operators.log.engine).digest() == now, "nothing was dropped"
     assert operators.rebuild(logs) == (now, now)
@@ -147,7 +148,7 @@ def test_a_rebuild_whose_lock_is_gone_writes_nothing_more(
     def loses_its_session(*arguments: object) -> None:
         catch_up(*arguments)  # type: ignore[arg-type]
         if next(taken) == 0:
-            holder = operators.log._keeps_out
+            holder = operators.log.keeps_out
             assert holder is not None
             pid = holder.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
             with operators.log.engine.connect() as connection:  # a role may end sessions of its own
