@@ -1,7 +1,7 @@
 """What stays of a sign-in in the browser, and what of an exit: nothing."""
 
 from tests.real.pages.scene import POLICE
-from tests.real.pages.visitor import People
+from tests.real.pages.visitor import People, must_be_out, must_be_sound
 
 WEATHER = "https://www.meteo.be/"
 
@@ -13,8 +13,7 @@ def test_the_exit_leaves_nothing_to_go_back_to(people: People) -> None:
         page.goto("/sessions")
         page.locator("form[action='/exit'] button").click()
         page.wait_for_url(f"{WEATHER}**")
-        page.goto(f"{people.url}/sessions")
-        assert "/oauth/authorize" in page.url
+        must_be_out(page, people.url)
 
 
 def test_the_exit_works_without_javascript(people: People) -> None:
@@ -24,8 +23,7 @@ def test_the_exit_works_without_javascript(people: People) -> None:
         page.goto("/requests")
         page.locator("form[action='/exit'] button").click()
         page.wait_for_url(f"{WEATHER}**")
-        page.goto(f"{people.url}/sessions")
-        assert "/oauth/authorize" in page.url
+        must_be_out(page, people.url)
 
 
 def test_signing_out_works_without_javascript(people: People) -> None:
@@ -60,3 +58,4 @@ def test_the_exit_can_be_taken_by_pressing_shift_three_times_only(people: People
         page.keyboard.press("Shift")
         page.keyboard.press("Shift")
         assert page.url.endswith("/requests")
+        must_be_sound(page, "exit, one press left")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.real.pages.scene import HOST, ORIGIN, POLICE, Offer, Scene
-from tests.real.pages.visitor import People
+from tests.real.pages.visitor import People, must_be_out
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -117,7 +117,7 @@ def test_a_household_is_placed_by_the_keyboard_alone(people: People, scene: Scen
                 said = page.locator("form.haven-exit [role=status]").inner_text()
                 assert said.strip(), "a screen reader is told how many are left"
         page.wait_for_url("https://www.meteo.be/**")
-        # The page leaves at once and does not wait until its session has ended.
-        page.wait_for_timeout(1_000)
+        must_be_out(page, people.url)
         page.go_back()
-        assert "/oauth/authorize" in page.url
+        page.go_back()
+        assert case not in page.locator("main").inner_text()

@@ -13,7 +13,7 @@ _ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LINKS = """[...document.querySelectorAll("a[href]:not([download])")]
     .filter(link => link.origin === location.origin).map(link => link.pathname + link.search)"""
 NO_PAGES = ("/language/", "/sign-in", "/static/", "/api/v1/")
-AT_MOST = 4
+AT_MOST = 2
 """So many pages of one kind are looked at."""
 STATES_OF_A_CASE = 12
 """A case looks different at every stage."""

@@ -144,6 +144,16 @@ def must_be_sound(page: Any, what: str, *, without: tuple[str, ...] = ()) -> Non
     picture(page, what)
 
 
+def must_be_out(page: Any, url: str) -> None:
+    """The session ends: an exit leaves the page at once, and does not wait for that."""
+    for _ in range(40):
+        page.goto(f"{url}/sessions")
+        if "/oauth/authorize" in page.url:
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError("whoever has left is still signed in")
+
+
 def picture(page: Any, name: str) -> None:
     if SCREENSHOTS:
         page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
