@@ -12,11 +12,23 @@ import pytest
 import sqlalchemy as sa
 
 from events.log import store
-from events.vocabulary import Stage
+from events.vocabulary import Role, Stage
 from services.gateway.pages import PAGES
 from services.gateway.routing import Rule
 from tests.gateway.test_every_route_is_guarded import ABOUT_A_REQUEST, attempt, name_of
-from tests.gateway.world import ESCORT, HOME, HOST, MISSING, OTHER_HOST, OTHER_POLICE, World
+from tests.gateway.world import (
+    ABROAD,
+    ESCORT,
+    HOME,
+    HOST,
+    MISSING,
+    NEIGHBOUR,
+    OTHER_HOST,
+    OTHER_POLICE,
+    PREFIX,
+    RECEIVING,
+    World,
+)
 from tests.pages.reader import Reader
 
 READ = "an event is read"
@@ -78,6 +90,24 @@ def test_a_route_does_the_same_work_for_a_case_of_others_and_for_none(
         for_foreign = work()
         assert [one for one in for_foreign if one != READ] == for_missing
         assert for_foreign.count(READ) <= 1, "to see whether it is theirs"
+
+
+@pytest.mark.attack(38, 44)
+def test_an_ask_of_others_takes_the_work_of_none(world: World, work: Callable[[], list[str]]) -> None:
+    request_id = world.bring_to(Stage.OFFERED)
+    theirs = world.ask_to(request_id, RECEIVING)
+    no = {"accept": False, "decline": "no_space"}
+    for who in (NEIGHBOUR, ABROAD, HOME, OTHER_HOST):
+        said = {}
+        for ask_id in (MISSING, theirs, MISSING, theirs):  # whatever is done the first time only is done then
+            work()
+            answers = [world.send(who, "GET", f"{PREFIX}/asks/{ask_id}")]
+            if who.role is Role.SHELTER:
+                key = {"Idempotency-Key": world.new_key()}
+                answers.append(world.send(who, "POST", f"{PREFIX}/asks/{ask_id}/answer", json=no, headers=key))
+            assert {answer.status_code for answer in answers} == {404}, who.organisation
+            said[ask_id] = [answer.data for answer in answers], work()
+        assert said[theirs] == said[MISSING], who.organisation
 
 
 @pytest.mark.attack(44)
