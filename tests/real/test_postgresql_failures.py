@@ -2,6 +2,7 @@
 second effect. On a real server that is killed, filled up, cut off and switched to read-only."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,7 +34,8 @@ from events.sealing import KeyStore
 from services.gateway.erasure import Eraser
 from services.migrate import migrate
 from tests.events.drafts import a_draft, an_event
-from tests.gateway.world import AN_OPENING, POLICE, PREFIX, World, is_problem
+from tests.gateway.world import AN_OPENING, CALLBACK, POLICE, PREFIX, World, is_problem
+from tests.pages.reader import CSRF, Reader
 from tests.real.postgresql_database import (
     COMMIT,
     PASSWORDS,
@@ -612,3 +614,34 @@ def test_with_more_than_a_thousand_files_open_a_connection_is_still_looked_at(an
         finally:
             for one in many:
                 os.close(one)
+
+
+# The pages, when the server is gone
+
+
+def test_an_urgent_request_on_a_page_outlives_a_server_that_is_gone(tmp_path: Path) -> None:
+    """The form comes back as it was sent, with telephone numbers; sent again once the server is back it happens once."""
+    with a_server() as server, a_database(server) as database, a_world(database, tmp_path) as world:
+        police = Reader(world, POLICE)
+        command = re.search(r'name="command" value="(\w+)"', police.get("/requests/new").text)
+        assert command
+        form = {"command": command[1], "urgency": "urgent", "danger_country": "BE", "women": "3", "callback": CALLBACK}
+        url = world.node.settings.url
+        server.stop()
+        sent = police.client.post("/requests/new", base_url=url, data={"csrf": CSRF} | form, headers={"Origin": url})
+        board = police.client.get("/requests", base_url=url)
+        sheets = police.client.get("/help/paper", base_url=url)
+        server.start()
+        assert sent.status_code == board.status_code == 503
+        for page in (sent, board):
+            assert 'href="tel:112"' in page.text
+        assert re.search(r'name="women"[^>]*value="3"', sent.text)
+        assert f'name="command" value="{command[1]}"' in sent.text
+        assert CALLBACK not in sent.text
+        assert sheets.status_code == 200
+        assert openings(database) == 0
+        first = police.client.post("/requests/new", base_url=url, data={"csrf": CSRF} | form, headers={"Origin": url})
+        again = police.client.post("/requests/new", base_url=url, data={"csrf": CSRF} | form, headers={"Origin": url})
+        assert first.status_code == again.status_code == 303
+        assert first.headers["Location"] == again.headers["Location"]
+        assert openings(database) == 1
