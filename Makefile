@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 LOCALE := services/gateway/locale
-TRANSLATED := nl fr de
+TRANSLATED := nl fr de lb
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

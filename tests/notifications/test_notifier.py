@@ -442,7 +442,12 @@ def test_a_message_that_waits_too_long_is_a_reason_not_to_be_ready(desk: Desk) -
 
 @pytest.mark.parametrize(
     ("language", "text"),
-    [("nl", "Er wacht iets op u."), ("fr", "Quelque chose vous attend."), ("de", "Etwas wartet auf Sie.")],
+    [
+        ("nl", "Er wacht iets op u."),
+        ("fr", "Quelque chose vous attend."),
+        ("de", "Etwas wartet auf Sie."),
+        ("lb", "Et waart eppes op Iech."),
+    ],
 )
 def test_it_is_said_in_the_language_of_the_organisation(
     engine: sa.Engine, shelter: Phone, language: str, text: str

@@ -221,7 +221,8 @@ def test_an_address_that_does_not_exist_has_words_for_people_and_a_document_for_
 
 
 @pytest.mark.parametrize(
-    ("code", "text"), [("nl", "Wachtwoord"), ("fr", "Mot de passe"), ("de", "Passwort"), ("en", "Password")]
+    ("code", "text"),
+    [("nl", "Wachtwoord"), ("fr", "Mot de passe"), ("de", "Passwort"), ("lb", "Passwuert"), ("en", "Password")],
 )
 def test_the_demo_sign_in_speaks_the_language_that_was_chosen_and_can_be_asked_for_another(
     world: World, code: str, text: str

@@ -1,7 +1,13 @@
 """Which language a page is in, and its words. The source texts are English; every other catalogue is a .po file that people
-can read and correct, compiled when the process starts."""
+can read and correct, compiled when the process starts.
+
+A catalogue may be incomplete where its language names another to fall back to: what Luxembourgish lacks is said in German, text by
+text, and never in English. The page keeps `lang="lb"`, and such a text is not marked as German: most of them are labels, attributes
+and parts of sentences, where no `lang` can stand, and whoever speaks Luxembourgish reads German. The page about accessibility says
+so, and the catalogue is kept full, so that a text lacks only between a change of the English and its translation."""
 
 import io
+import re
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache
@@ -24,17 +30,20 @@ LANGUAGE_COOKIE = "haven-language"
 
 @dataclass(frozen=True)
 class Language:
-    """A language of the pages. `locale` says how dates and numbers look: plain `en` would print 11/23/26."""
+    """A language of the pages. `locale` says how dates and numbers look: plain `en` would print 11/23/26. `fallback` is the code
+    of the language of what its catalogue lacks."""
 
     code: str
     name: str
     locale: str
+    fallback: str = ""
 
 
 LANGUAGES = (
     Language("nl", "Nederlands", "nl_BE"),
     Language("fr", "Français", "fr_BE"),
     Language("de", "Deutsch", "de_DE"),
+    Language("lb", "Lëtzebuergesch", "lb_LU", fallback="de"),
     Language("en", "English", "en_GB"),
 )
 _BY_CODE = {language.code: language for language in LANGUAGES}
@@ -51,17 +60,32 @@ def chosen_language(chosen: str, accepted: str) -> Language:
     return _BY_CODE[found]
 
 
+def catalogue_files(code: str) -> list[Path]:
+    """The files that the words of a language come from, the first before the second."""
+    codes = [code, _BY_CODE[code].fallback]
+    return [path for path in (CATALOGUES / f"{one}.po" for one in codes if one) if path.exists()]
+
+
 @cache
 def translations(code: str) -> NullTranslations:
-    """The catalogue of one language; English needs none."""
+    """The catalogue of one language; English needs none. What it lacks is said in the language it falls back to."""
     path = CATALOGUES / f"{code}.po"
     if code == "en" or not path.exists():
         return NullTranslations()
+    with path.open("rb") as file:
+        catalogue = read_po(file, locale=code)
+    for message in list(catalogue):
+        # A plural with a form missing would be written with the English in its place.
+        forms = [message.string] if isinstance(message.string, str) else message.string or [""]
+        if message.id and not all(forms):
+            catalogue.delete(message.id)
     compiled = io.BytesIO()
-    with path.open("rb") as catalogue:
-        write_mo(compiled, read_po(catalogue, locale=code))
+    write_mo(compiled, catalogue)
     compiled.seek(0)
-    return Translations(compiled)
+    found = Translations(compiled)
+    if _BY_CODE[code].fallback:
+        found.add_fallback(translations(_BY_CODE[code].fallback))
+    return found
 
 
 def language() -> Language:
@@ -101,7 +125,16 @@ def day(value: str) -> str:
 def age(value: str | datetime, now: datetime) -> str:
     """How long ago something was, in words."""
     at = datetime.fromisoformat(value) if isinstance(value, str) else value
-    return format_timedelta(at - now, add_direction=True, locale=language().locale)
+    said = str(format_timedelta(at - now, add_direction=True, locale=language().locale))
+    return re.sub(r"\(n\) (\d+)", _with_n, said)
+
+
+def _with_n(found: re.Match[str]) -> str:
+    """Luxembourgish drops an n at the end of a word but before n, d, t, z, h and vowels, and CLDR leaves the choice open:
+    "viru(n) 4 Stonnen". What follows is how the number is spoken: the ones before the tens, as in German."""
+    number = int(found[1])
+    spoken_first = number % 10 or number // 10
+    return f"{'' if spoken_first in (4, 5, 6, 7) else 'n'} {number}"
 
 
 def country_name(code: str) -> str:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from flask import Blueprint, Response, abort, g, make_response, render_template
 
-from services.gateway.pages.language import CATALOGUES, LANGUAGES, Language, gettext, mark
+from services.gateway.pages.language import LANGUAGES, Language, catalogue_files, gettext, mark
 from services.gateway.read_model import Json
 
 STATIC = Path(__file__).parent.parent / "static"
@@ -63,8 +63,7 @@ def shell_version(code: str) -> str:
     """A digest of everything the shell in this language is made of. When it changes, the worker does: the browser notices with
     the next page, keeps the new shell, and drops the old one."""
     templates = [TEMPLATES / name for name in ("offline.html", "phones.html")]
-    words = [path for path in (CATALOGUES / f"{code}.po",) if path.exists()]
-    parts = [*(STATIC / name for name in ("worker.js", LETTERS, *SHELL)), *templates, *words]
+    parts = [*(STATIC / name for name in ("worker.js", LETTERS, *SHELL)), *templates, *catalogue_files(code)]
     whole = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in parts)
     return hashlib.sha256(code.encode() + whole).hexdigest()[:16]
 
