@@ -62,7 +62,7 @@ SHELTER = "organisation nl-shelter-01: "
 MISTAKES = [
     ('role = "shelter"', 'role = "referrer"', SHELTER + "role must be one of shelter, coordinator, guardian"),
     ('country = "NL"\nlanguage = "nl"', 'language = "nl"', SHELTER + "country must be one of BE, NL, LU"),
-    ('language = "nl"', 'language = "xx"', SHELTER + "language must be one of nl, fr, de, en"),
+    ('language = "nl"', 'language = "xx"', SHELTER + "language must be one of nl, fr, de, lb, en"),
     ('"22:00-07:00"', '"22:00-22:00"', SHELTER + "quiet_hours must be"),
     ('"22:00-07:00"', '"10pm-7am"', SHELTER + "quiet_hours must be"),
     ('"22:00-07:00"', "2200", SHELTER + "quiet_hours must be"),
