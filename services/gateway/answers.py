@@ -32,6 +32,7 @@ from events.vocabulary import (
     Urgency,
     Verb,
 )
+from services.gateway.demand import Figures
 from services.gateway.limits import Stopped
 
 
@@ -312,6 +313,22 @@ class CallList(Answer, frozen=True, kw_only=True):
     calls: tuple[CallToMake, ...]
 
 
+class NextFigures(Answer, frozen=True, kw_only=True):
+    year: int
+    published_from: datetime
+
+
+class Demand(Answer, frozen=True, kw_only=True):
+    """The figures of one year; a count below `threshold` is null."""
+
+    year: int | None
+    years: tuple[int, ...]
+    next: NextFigures
+    threshold: int
+    followed_days: int
+    countries: tuple[Figures, ...]
+
+
 class Disclosed(Answer, frozen=True, kw_only=True):
     disclosure_id: str
     field: SealedField
@@ -350,6 +367,7 @@ SHOWN: Mapping[str, tuple[type, ...]] = {
     "read_availability": (Availability,),
     "read_alerts": (Alerts,),
     "list_calls": (CallList,),
+    "read_demand": (Demand,),
     "read_trail": (Trail,),
     "disclose": (Disclosed,),
     "order_erasure": (Erased,),
