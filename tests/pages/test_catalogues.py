@@ -19,6 +19,7 @@ from services.gateway.pages.language import (
     CATALOGUES,
     LANGUAGES,
     age,
+    chosen_language,
     country_name,
     gettext,
     moment,
@@ -189,6 +190,24 @@ def test_a_catalogue_is_loaded_and_speaks(code: str) -> None:
     shelters = {"nl": "Opvanghuis", "fr": "Refuge", "de": "Schutzunterkunft", "lb": "Foyer"}
     assert translations(code).ugettext("Shelter") == shelters[code]
     assert spoken(code, lambda: word("Role", "shelter")) == shelters[code]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "code"),
+    [
+        ("lb-LU,lb;q=0.9,fr;q=0.8", "lb"),
+        ("LB", "lb"),  # case means nothing in a language tag (RFC 5646, 2.1.1)
+        ("NL-be", "nl"),
+        ("fr-LU,lb", "fr"),
+        ("pt, LB-lu;q=0.4", "lb"),
+        ("", "en"),
+        ("zz-\u00e9,;q=x", "en"),
+    ],
+)
+def test_the_first_language_of_the_browser_that_there_is_is_spoken(accepted: str, code: str) -> None:
+    assert chosen_language("", accepted).code == code
+    assert chosen_language("lb", accepted).code == "lb"
+    assert chosen_language("xx", accepted).code == code
 
 
 def test_a_value_is_filled_into_the_translation() -> None:

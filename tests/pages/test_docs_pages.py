@@ -16,7 +16,7 @@ from tests.gateway.world import POLICE, World
 from tests.pages.reader import Reader, words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LANGUAGES = ("nl", "fr", "de", "en")
+LANGUAGES = ("nl", "fr", "de", "lb", "en")
 LARGEST_PAGE = 30_000
 DOCUMENT = asyncapi.document()
 

@@ -53,7 +53,7 @@ def chosen_language(chosen: str, accepted: str) -> Language:
     """What somebody chose, or the first language of their browser that there is, or English."""
     if chosen in _BY_CODE:
         return _BY_CODE[chosen]
-    wanted = [part.partition(";")[0].strip().replace("-", "_") for part in accepted.split(",")[:10]]
+    wanted = [part.partition(";")[0].strip().lower().replace("-", "_") for part in accepted.split(",")[:10]]
     found = negotiate_locale([one for one in wanted if one], list(_BY_CODE)) or next(
         (one[:2] for one in wanted if one[:2] in _BY_CODE), "en"
     )
