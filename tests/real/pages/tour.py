@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from html import unescape
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,8 +11,7 @@ from services.gateway.pages import PAGES
 from services.gateway.pages.frame import Page
 
 _ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_LINKS = """[...document.querySelectorAll("a[href]:not([download])")]
-    .filter(link => link.origin === location.origin).map(link => link.pathname + link.search)"""
+_LINK = re.compile(r'<a\b[^>]*\bhref="(/[^"#]*)')
 NO_PAGES = ("/language/", "/sign-in", "/static/", "/api/v1/")
 AT_MOST = 2
 """So many pages of one kind are looked at."""
@@ -41,7 +41,7 @@ def kind_of(address: str) -> str:
 
 
 def tour_of(page: Any, begin: Sequence[str]) -> Tour:
-    """The addresses of all pages that are linked."""
+    """The addresses of all pages that are linked. They are fetched and not drawn: whoever looks at them draws them."""
     waiting, known = list(begin), set(begin)
     tour: Tour = {}
     seen: Counter[str] = Counter()
@@ -51,11 +51,13 @@ def tour_of(page: Any, begin: Sequence[str]) -> Tour:
         seen[kind] += 1
         if seen[kind] > (STATES_OF_A_CASE if kind == "/requests/*" else AT_MOST):
             continue
-        page.goto(address)
+        answer = page.request.get(address)
+        assert answer.ok, f"{answer.status}: {address}"
+        if "text/html" not in answer.headers["content-type"]:
+            continue  # a document to keep
         tour.setdefault(kind, []).append(address)
-        for link in page.evaluate(_LINKS):
-            is_document = "." in urlsplit(link).path
-            if link not in known and not link.startswith(NO_PAGES) and not is_document:
+        for link in map(unescape, _LINK.findall(answer.text())):
+            if link not in known and not link.startswith(NO_PAGES):
                 known.add(link)
                 waiting.append(link)
     return tour
