@@ -27,6 +27,7 @@ from deploy.parts import Kafka, Keycloak, PostgreSQL
 from deploy.postgresql import prepare
 from deploy.private import private_file
 from deploy.process import Command, Part, PartFailed
+from deploy.secrets import NOBODY_YET, NOTIFY_FILE
 from events.kafka import topics
 from events.kafka.connection import Broker
 from events.key_file import load_or_create_key_file
@@ -50,7 +51,9 @@ DATABASE = "haven"
 PRINCIPALS = kafka_access.principals()
 UNLIMITED = {"HAVEN_REQUESTS_PER_MINUTE": "0", "HAVEN_BEDS_AT_ONCE": "0"}
 """For measurements: nobody but them asks as often, and under one name."""
-PROCESSES = ("relay", "placement", "capacity", "projection", "gateway", "stream")
+PROCESSES = ("relay", "placement", "capacity", "projection", "gateway", "stream", "notify")
+NOT_BY_ITSELF = ("notify",)
+"""Started only if somebody asks for it: no measurement rings anybody."""
 
 _BEHIND = """
     SELECT (SELECT count(*) FROM gateway.events) + (SELECT count(*) FROM placement.events)
@@ -118,7 +121,7 @@ class Stack:
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.counts = {kind: (counts or {}).get(kind, 1) for kind in PROCESSES}
+        self.counts = {kind: (counts or {}).get(kind, int(kind not in NOT_BY_ITSELF)) for kind in PROCESSES}
         self.secure = secure
         self.kafka = Kafka(self.folder / "kafka", principals=PRINCIPALS if secure else None)
         self.postgresql = PostgreSQL(self.folder / "postgresql", fsync=fsync)
@@ -194,6 +197,8 @@ class Stack:
             for principal in PRINCIPALS:
                 private_file(self.secrets / f"{principal}_kafka_password", self.kafka.password(principal))
         load_or_create_key_file(self.secrets / "key-file")
+        if not (self.secrets / NOTIFY_FILE.name).exists():
+            private_file(self.secrets / NOTIFY_FILE.name, NOBODY_YET)
         prepare(self.postgresql.url, passwords, DATABASE)
         settings = self.settings
         migrate(settings.database_url("haven_migrator"))
@@ -231,6 +236,8 @@ class Stack:
         return [self.processes[name] for name in names]
 
     def _environment_of(self, kind: str) -> dict[str, str]:
+        if kind == "notify":
+            return {"HAVEN_PUBLIC_URL": self.url, "HAVEN_NOTIFY_FILE": NOTIFY_FILE.name} | self.environment
         if kind != "stream" or "gateway-1" not in self.processes:
             return self.environment
         # One origin, as a proxy makes it: who listens here has signed in there.

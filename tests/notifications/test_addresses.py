@@ -9,6 +9,8 @@ from events.vocabulary import Role
 from reference import load
 from services.config import BadSetting, Settings
 from services.notifications.addresses import Organisation, load_organisations
+from services.operations.doctor import Finding
+from services.operations.installation import checks
 
 SECRET = "CURLEW-77"
 GOOD = f"""
@@ -109,3 +111,37 @@ def test_a_file_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="notify-file cannot be read"):
         load_organisations(Settings(notify_file="notify-file", secrets_dir=tmp_path), load().countries)
+
+
+# The doctor
+
+
+def examined(folder: Path, text: str) -> list[Finding]:
+    (folder / "notify-file").write_text(text)
+    (folder / "notify-file").chmod(0o600)
+    settings = Settings(notify_file="notify-file", secrets_dir=folder)
+    return [*checks(settings, 1)["notifications"]()]
+
+
+def test_the_doctor_names_who_is_rung_by_which_service_and_whom_nobody_rings(tmp_path: Path) -> None:
+    found = {finding.name: finding for finding in examined(tmp_path, GOOD)}
+    assert found["rings nl-shelter-01"].finding == "shelter of NL: desk-phone (json), mailbox (mailto)"
+    assert {name: finding.ok for name, finding in found.items()} == {
+        "rings nl-shelter-01": True,
+        "rings nl-coordinator": True,
+        "rings BE": False,
+        "rings LU": False,
+    }
+    assert "HAVEN_NOTIFY_FILE" in found["rings BE"].remedy
+    assert not any(secret in str(found) for secret in (SECRET, "127.0.0.1", "shelter.example"))
+
+
+def test_the_doctor_tells_a_mistake_and_shows_no_address(tmp_path: Path) -> None:
+    (found,) = examined(tmp_path, GOOD.replace('language = "nl"', 'language = "xx"'))
+    assert (found.ok, found.finding) == (False, "HAVEN_NOTIFY_FILE")
+    assert "organisation nl-shelter-01: language" in found.remedy
+    assert SECRET not in str(found)
+
+
+def test_without_a_file_there_is_nothing_to_examine(tmp_path: Path) -> None:
+    assert "notifications" not in checks(Settings(secrets_dir=tmp_path), 1)
