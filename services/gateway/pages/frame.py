@@ -178,7 +178,8 @@ class Visit:
             headers=dict(headers),
             environ_overrides={ON_BEHALF_OF: self.principal},
         )
-        with context:
+        # What is noted of this call, such as when it began, is not of the page (operations/web.py).
+        with current_app.app_context(), context:
             response = current_app.full_dispatch_request()
         if response.status_code >= 400:
             raise Refused(response.status_code, msgspec.json.decode(response.get_data() or b"{}"))
