@@ -37,6 +37,8 @@ Act = Callable[[], object]
 
 LOOKED_AT_FOR = timedelta(hours=1)
 """How long a case is left alone after somebody looked at it."""
+LOOKED_AT = frozenset({"relocation_request", "shortlist", "timeline", "asks", "ask"})
+"""What is read of one case, or waits for one reader. A board, a list, a stream shows them all."""
 SOMEBODY_IS_HERE = timedelta(minutes=10)
 """After whatever a visitor did last."""
 HURRY = timedelta(minutes=1)
@@ -86,7 +88,7 @@ class Touched:
             self.theirs.add(data.unit_id)
         elif isinstance(data, Command) and not isinstance(data, RegisterUnit):
             self.theirs.add(event.stream.partition("-")[2])
-        elif isinstance(data, RecordConsulted) and data.resource not in ("list", "stream", "trail"):
+        elif isinstance(data, RecordConsulted) and data.resource in LOOKED_AT:
             self.looked_at |= dict.fromkeys(data.subjects, event.time)
 
     def leaves_alone(self, subject: str, now: datetime) -> bool:
