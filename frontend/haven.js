@@ -6,8 +6,9 @@
 
   // What may be kept here for when the line is down: static files, and numbers not sent yet, which nobody else can read. The worker
   // outlives the page; a page that has none says it to the browser itself. The server says it too, if it can be reached.
+  let registered; // a page that was on its way when its worker woke up is in nobody's hands
   const forget = () => {
-    navigator.serviceWorker?.controller?.postMessage("forget");
+    (navigator.serviceWorker?.controller ?? registered?.active)?.postMessage("forget");
     globalThis.indexedDB?.deleteDatabase("kept");
   };
 
@@ -108,7 +109,10 @@
     if (!workers || !root.dataset.worker) return;
     const address = `/worker.${encodeURIComponent(root.lang)}.js`;
     const policy = globalThis.trustedTypes?.createPolicy("haven", { createScriptURL: () => address });
-    workers.register(policy?.createScriptURL("") ?? address).catch(() => {}); // no worker: no page without a line, and no harm
+    workers.register(policy?.createScriptURL("") ?? address).then(
+      (registration) => (registered = registration),
+      () => {}, // no worker: no page without a line, and no harm
+    );
   };
 
   // The page without a line tries again by itself.

@@ -125,6 +125,12 @@
       heard = Date.now();
       tell();
     });
+    // A browser opens six lines to a site; a page that only says that it changed needs none while nobody sees it.
+    document.addEventListener("visibilitychange", () => {
+      if (swaps || paused) return;
+      if (document.hidden) close();
+      else open();
+    });
     addEventListener("online", () => !paused && open());
     addEventListener("pagehide", close);
     addEventListener("pageshow", (event) => event.persisted && !paused && open());

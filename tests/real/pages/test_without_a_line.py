@@ -155,11 +155,14 @@ def until(page: Any, expression: str) -> None:
         page.wait_for_timeout(100)
 
 
-def wait_for_the_worker(page: Any, language: str = "") -> None:
-    """Until the page is in the hands of the worker that was made for its language, and of no other."""
-    code = language or page.locator("html").get_attribute("lang")
-    until(page, f"navigator.serviceWorker.controller?.scriptURL.endsWith('/worker.{code}.js')")
-    until(page, "navigator.serviceWorker.ready.then(found => found.active.state === 'activated' && !found.installing)")
+def wait_for_the_worker(page: Any) -> None:
+    """Until the worker of the page's language, and no other, is there for the next page."""
+    code = page.locator("html").get_attribute("lang")
+    until(
+        page,
+        "navigator.serviceWorker.getRegistration().then(found => found?.active?.state === 'activated'"
+        f" && !found.installing && found.active.scriptURL.endsWith('/worker.{code}.js'))",
+    )
 
 
 CACHED = """async () => {
