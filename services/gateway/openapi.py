@@ -12,7 +12,7 @@ from services.gateway.answers import SHOWN, Received
 from services.gateway.jws import ALGORITHMS
 from services.gateway.paging import LARGEST_PAGE
 from services.gateway.principals import Scope
-from services.gateway.routing import JSON, PREFIX, Rule
+from services.gateway.routing import EVENT_STREAM, JSON, PREFIX, Rule
 
 _PROBLEM = {
     "type": "object",
@@ -169,10 +169,18 @@ def _json(what: str, shown: Sequence[Any]) -> dict[str, Any]:
     return {"description": what, "content": {JSON: {"schema": schema}}}
 
 
+_LINES: Mapping[str, Any] = {
+    # No schema: before OpenAPI 3.2 nothing says whether it would be of one event or of all of them.
+    EVENT_STREAM: {
+        "example": 'id: 7\nevent: moved\ndata: {"kind":"relocation_request","id":"0123456789abcdef","revision":3}\n\n'
+    },
+}
+
+
 def _text(media_types: tuple[str, ...]) -> dict[str, Any]:
     return {
         "description": "As asked, line by line",
-        "content": {media_type: {"schema": {"type": "string"}} for media_type in media_types},
+        "content": {media_type: _LINES.get(media_type, {"schema": {"type": "string"}}) for media_type in media_types},
     }
 
 
