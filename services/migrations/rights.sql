@@ -104,8 +104,7 @@ DO $$
 DECLARE
     it text;
 BEGIN
-    FOREACH it IN ARRAY ARRAY['requests', 'request_parties', 'asks', 'units', 'trail', 'trail_subjects', 'changes',
-                              'demand']
+    FOREACH it IN ARRAY ARRAY['requests', 'request_parties', 'asks', 'units', 'trail', 'trail_subjects', 'changes', 'demand']
     LOOP
         EXECUTE format('ALTER TABLE gateway.%I ENABLE ROW LEVEL SECURITY', it);
         EXECUTE format('ALTER TABLE gateway.%I FORCE ROW LEVEL SECURITY', it); -- or it would not hold for the owner
