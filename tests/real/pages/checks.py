@@ -47,7 +47,9 @@ _CUT = (
     let box = element;  // that of the line, where an element only is a part of one
     while (getComputedStyle(box).display.startsWith("inline") && box.parentElement) box = box.parentElement;
     const {left, right, top, bottom} = box.getBoundingClientRect();
-    const clips = getComputedStyle(box).overflow !== "visible";
+    const {overflowX, overflowY} = getComputedStyle(box);
+    if ([overflowX, overflowY].some(way => ["auto", "scroll"].includes(way))) return false;  // a reader can move it
+    const clips = overflowY !== "visible";
     return words.some(rect => rect.right > right + 2 || rect.left < left - 2 || (clips && (rect.bottom > bottom + 2 || rect.top < top - 2)));
 }).map(name)
 """

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from html import unescape
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from services.gateway.pages import PAGES
 from services.gateway.pages.frame import Page
 
-_ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME = re.compile(r"[^/]*\.[^/]*|[0-9a-f]{32}")
+"""What is one of many in an address without a role: the type of an event, say."""
 _LINK = re.compile(r'<a\b[^>]*\bhref="(/[^"#]*)')
 NO_PAGES = ("/language/", "/sign-in", "/static/", "/api/v1/")
 AT_MOST = 2
@@ -34,10 +35,10 @@ Tour = dict[str, list[str]]
 
 
 def kind_of(address: str) -> str:
-    """What kind of page an address is: the route it is of, and the names of what it asks."""
+    """What kind of page an address is: the route it is of, and whether it asks for something."""
     parts = urlsplit(address)
-    path = next((kind for kind, pattern in _KINDS if pattern.fullmatch(parts.path)), _ID.sub("*", parts.path))
-    return "?".join(filter(None, (path, "&".join(sorted(dict(parse_qsl(parts.query)))))))
+    path = next((kind for kind, pattern in _KINDS if pattern.fullmatch(parts.path)), _NAME.sub("*", parts.path))
+    return f"{path}?" if parts.query else path
 
 
 def tour_of(page: Any, begin: Sequence[str]) -> Tour:
