@@ -187,9 +187,9 @@ def said() -> dict[str, Any]:
 @pytest.mark.parametrize("picture", TAKEN, ids=NAMES)
 def test_a_picture_says_what_its_page_says_now(browser: Any, pictured: Pictured, picture: Picture) -> None:
     with looked_at(browser, pictured, picture, with_scripts=False) as page:
-        assert text_of(page) == said()[picture.name]["text"], (
-            "the page has changed: run `make pictures`, and look at them"
-        )
+        now, then = text_of(page), said()[picture.name]["text"]
+        # The words count: where a line ends is a matter of style.
+        assert " ".join(now) == " ".join(then), "the page has changed: run `make pictures`, and look at them"
 
 
 @pytest.mark.parametrize("picture", TAKEN, ids=NAMES)
