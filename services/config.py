@@ -106,6 +106,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def require_embedded(self) -> None:
         """Raises BadSetting if something is set that the embedded node would not heed: whoever set it believes otherwise."""
         self.require_this_machine()
+        if self.notify_file and self.scene == "living":
+            raise BadSetting(
+                "HAVEN_SCENE",
+                "would ring people day and night for what synthetic people do; with HAVEN_NOTIFY_FILE say none, or still.",
+            )
         for name in ("database", "kafka", "operations_port", "otlp_endpoint"):
             if getattr(self, name):
                 raise BadSetting(

@@ -181,6 +181,14 @@ def test_a_setting_that_cannot_be_used_is_refused_with_its_remedy(
     assert value not in refused.stderr
 
 
+def test_nobody_is_rung_for_what_synthetic_people_do(tmp_path: Path) -> None:
+    refused = haven(
+        "run", data_dir=tmp_path / "data", port=free_port(), scene="living", notify_file=tmp_path / "notify.toml"
+    )
+    assert_refused(refused, "HAVEN_SCENE: would ring people day and night")
+    assert not (tmp_path / "data").exists()
+
+
 def assert_refused(refused: subprocess.CompletedProcess[str], remedy: str) -> None:
     assert refused.returncode == 2, refused
     assert remedy in refused.stderr
