@@ -56,7 +56,7 @@ class OpenRelocationRequest(Command, frozen=True, kw_only=True, tag="gateway.rel
     third_country_national: bool | None = None
     reflection_started_on: date | None = None
     region_of_stay: RegionCode | None = None
-    """Where the household is now, only to prefer a near bed; NUTS-2 at the finest."""
+    """Where the household is now, for whoever plans the journey; NUTS-2 at the finest. No rule of matching uses it."""
     callback: Sealed
 
 
