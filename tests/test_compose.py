@@ -470,7 +470,7 @@ def test_a_container_runs_an_exact_version(name: str, service: dict[str, Any]) -
     build = service.get("build")
     bases = re.findall(r"^FROM (\S+)", build["dockerfile_inline"], re.MULTILINE) if isinstance(build, dict) else []
     for image in (service["image"], *bases):
-        assert re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", image), name
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-\w+(\.\d+)*)?$", image), name
 
 
 def test_state_is_kept_in_volumes_and_nothing_else_is() -> None:
