@@ -22,13 +22,13 @@ def main() -> int:
         prefix="haven-demo-"
     )  # not below a private folder: under root PostgreSQL is somebody else
     try:
-        _say("Starting Kafka, PostgreSQL, Keycloak and five processes of Haven, in " + folder)
+        _say("Starting Kafka, PostgreSQL, Keycloak and six processes of Haven, in " + folder)
         with Stack(folder, keycloak=True, more={"HAVEN_EXERCISE_SPEED": str(SPEED)}) as stack:
             logins = stack.data / "demo-logins.json"
             _say("\n1. PostgreSQL, Apache Kafka, Faust workers; the gateway's own demo sign-in\n")
-            play(demo_client(stack.url, logins), _say)
+            play(demo_client(stack.url, logins, stream_url=stack.stream_url), _say)
             _say("\n2. The same with Keycloak: everybody signs in at its page\n")
-            client = demo_client(stack.url, logins, stack.sign_in_at_keycloak())
+            client = demo_client(stack.url, logins, stack.sign_in_at_keycloak(), stack.stream_url)
             for who in PEOPLE:
                 client.sign_in_now(who)
             play(client, _say)

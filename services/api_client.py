@@ -67,6 +67,8 @@ class Client:
     keys: dict[str, SenderKey] = field(default_factory=dict)
     sign_in: SignIn | None = None
     """How a person gets a token where the gateway brings no sign-in of its own."""
+    stream_url: str = ""
+    """Where live streams are; empty: where everything is, as behind a proxy that makes one origin of both."""
     _tokens: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def send(self, who: str, method: str, path: str, body: Json | None = None, **headers: str) -> Answer:
@@ -104,7 +106,7 @@ class Client:
             time.sleep(0.2)
 
     def _stream(self, who: str, last_id: str) -> Iterator[str]:
-        place = urlsplit(self.url)
+        place = urlsplit(self.stream_url or self.url)
         path = "/api/v1/stream"
         headers = {**self._credentials(who, "GET", path), "Last-Event-ID": last_id}
         connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)

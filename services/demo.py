@@ -79,10 +79,12 @@ class Story:
         raise DemoFailed(f"waited in vain until {what}; the request is {view['stage']}")
 
 
-def demo_client(url: str, logins_file: Path, sign_in: SignIn | None = None) -> Client:
+def demo_client(url: str, logins_file: Path, sign_in: SignIn | None = None, stream_url: str = "") -> Client:
     """The people of the story, each with a login of their own."""
     # The police's token is bound to a key, as a program's must be: stolen, it would be worth nothing.
-    return Client(url, json.loads(logins_file.read_text()), keys={POLICE: SenderKey()}, sign_in=sign_in)
+    return Client(
+        url, json.loads(logins_file.read_text()), keys={POLICE: SenderKey()}, sign_in=sign_in, stream_url=stream_url
+    )
 
 
 def play(client: Client, say: Say) -> None:
