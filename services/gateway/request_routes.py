@@ -20,14 +20,15 @@ from events.gateway import (
     WithdrawRequest,
 )
 from events.sealing import SealContext
-from events.vocabulary import Role, Sealed, SealedField, Stage
+from events.vocabulary import Role, Sealed, SealedField
 from services.gateway import bodies, problems
 from services.gateway.access import may_know_received, parties, present_request, present_timeline
 from services.gateway.paging import CursorText, page_size, read_cursor, write_cursor
 from services.gateway.principals import Scope
-from services.gateway.read_model import Json, moment_key
+from services.gateway.read_model import Json
 from services.gateway.reflection import SHOWN_TO, reflection_clock
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
+from services.gateway.views import received_view
 
 A_SIGNATURE = timedelta(minutes=5)
 """How long ago whoever signs a placement may have signed in: an unattended screen signs nothing."""
@@ -46,35 +47,21 @@ def seal(call: Call, request_id: str, contract: type, event_id: str, field: Seal
 
 def known_request(call: Call, request_id: str) -> Json:
     """The view of a request this principal may know of, also in the moment before it is opened; else Problem 404."""
-    view = call.gateway.read_model.request(request_id, parties(call.principal))
-    if view is not None:
+    gateway, ours = call.gateway, parties(call.principal)
+    if (view := gateway.read_model.request(request_id, ours)) is not None:
         return view
     # As much work for a case of others as for one that is not there: how long a no takes must not tell the two apart.
-    first = call.gateway.log.find(derived_id(request_id, 0))
-    if isinstance(first, Event) and isinstance(first.data, OpenRelocationRequest):
-        is_theirs = may_know_received(call.principal, first.data, first.actor)
-        if is_theirs and call.gateway.read_model.outcome(first.id) is None:
-            return _received_view(first, first.data)
+    first = gateway.log.find(derived_id(request_id, 0))
+    if (
+        isinstance(first, Event)
+        and isinstance(first.data, OpenRelocationRequest)
+        and may_know_received(call.principal, first.data, first.actor)
+    ):
+        if gateway.read_model.outcome(first.id) is None:
+            return received_view(first, first.data)
+        if (view := gateway.read_model.request(request_id, ours)) is not None:
+            return view  # opened between the two looks
     raise problems.not_found()
-
-
-def _received_view(event: Event, command: OpenRelocationRequest) -> Json:
-    return {
-        "request_id": command.request_id,
-        "revision": 0,
-        "stage": Stage.RECEIVED,
-        "opened_at": moment_key(event.time),
-        "changed_at": moment_key(event.time),
-        "owner": Role.SYSTEM,
-        "owner_country": "",
-        "next_steps": [],
-        "deadline": None,
-        "urgency": command.urgency,
-        "danger_country": command.danger_country,
-        "asks": {},
-        "proposal": None,
-        "journey": None,
-    }
 
 
 def _shown(call: Call, view: Json, status: int = 200) -> Response:

@@ -9,7 +9,8 @@ import msgspec
 from events import capacity as c
 from events import placement as p
 from events.envelope import Event
-from events.vocabulary import BlockReason, Freshness, Household, Stage
+from events.gateway import OpenRelocationRequest
+from events.vocabulary import BlockReason, Freshness, Household, Role, Stage
 from services.gateway.demand import Counted, counted_after, counted_at_opening
 from services.gateway.read_model import Json, moment_key
 
@@ -24,6 +25,26 @@ def plain(data: Any) -> Json:
         if isinstance(said.get(name), dict):
             said[name] = {"sealed": True}
     return said
+
+
+def received_view(event: Event, command: OpenRelocationRequest) -> Json:
+    """A request in the moment before it is opened."""
+    return {
+        "request_id": command.request_id,
+        "revision": 0,
+        "stage": Stage.RECEIVED,
+        "opened_at": moment_key(event.time),
+        "changed_at": moment_key(event.time),
+        "owner": Role.SYSTEM,
+        "owner_country": "",
+        "next_steps": [],
+        "deadline": None,
+        "urgency": command.urgency,
+        "danger_country": command.danger_country,
+        "asks": {},
+        "proposal": None,
+        "journey": None,
+    }
 
 
 def parties_of(view: Json | None) -> set[str]:

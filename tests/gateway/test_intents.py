@@ -262,6 +262,20 @@ def test_right_after_the_acknowledgement_the_request_is_there_as_received(world:
     assert post(world, POLICE, f"{path}/withdrawal", WITHDRAWAL, world.new_key()).status_code == 202
 
 
+def test_a_request_that_is_opened_between_two_looks_is_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    request_id = world.received(post(world, POLICE, OPEN, AN_OPENING, world.new_key()))
+    look = world.node.gateway.log.find
+
+    def settle_and_look(event_id: str) -> Any:
+        world.core.settle()
+        return look(event_id)
+
+    monkeypatch.setattr(world.node.gateway.log, "find", settle_and_look)
+    answer = world.send(POLICE, "GET", f"{OPEN}/{request_id}")
+    assert answer.status_code == 200
+    assert answer.json["stage"] == "asked"
+
+
 def test_a_reload_never_goes_backwards(world: World) -> None:
     request_id = world.received(post(world, POLICE, OPEN, AN_OPENING, world.new_key()))
     revisions, stages = [], []

@@ -1,4 +1,4 @@
-"""One node and one browser for all tests of the pages that a worker runs, and the people who use them."""
+"""One node and one browser for each module of tests of the pages, and the people who use them."""
 
 import json
 from collections.abc import Iterator
@@ -20,18 +20,19 @@ class WalkedNode(RunningNode):
         return super().settings | {"requests_per_minute": 0, "beds_at_once": 0}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     with WalkedNode(tmp_path_factory.mktemp("node"), speed=1) as node:
         yield node
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def logins(node: RunningNode) -> dict[str, str]:
     return dict(json.loads(node.logins.read_text()))
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it is open its event loop is this thread's, and a test of the same worker can start none of its own.
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -42,11 +43,11 @@ def browser(chromium: str) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def people(browser: Any, node: RunningNode) -> People:
     return People.of(browser, node)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scene(node: RunningNode, logins: dict[str, str]) -> Scene:
     return Scene(Client(node.url, logins))

@@ -61,7 +61,7 @@ class Stage:
         return [addresses[0] for addresses in self.tour(who).values()]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stage(scene: Scene, people: People) -> Stage:
     return Stage(scene, people)
 
