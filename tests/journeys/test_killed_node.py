@@ -100,7 +100,7 @@ def test_an_open_live_stream_does_not_hold_up_the_end(tmp_path: Path) -> None:
     with RunningNode(tmp_path) as node:
         client = Client(node.url, json.loads(node.logins.read_text()))
         listening = client._stream("be-coordinator-1", "")
-        assert next(listening) == "retry: 2000"
+        assert next(listening).startswith("retry: ")
         begun = time.monotonic()
         assert node.stop() == 0
         assert time.monotonic() - begun < 5

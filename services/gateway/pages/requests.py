@@ -34,8 +34,8 @@ def owner_words(view: Json) -> str:
 
 
 def _waits_for(view: Json, step: str) -> str:
-    """Who must take a step, which need not be who owes it: only who receives can say that they came, or that they left."""
-    if view["owner"] == Role.COORDINATOR and step in (Step.RECORD_ARRIVAL, Step.END_PLACEMENT):
+    """Who must take a step, which need not be who owes it: only who receives can say that they came."""
+    if view["owner"] == Role.COORDINATOR and step == Step.RECORD_ARRIVAL:
         return gettext("the shelter or the focal point of the host country")
     return owner_words(view)
 
