@@ -6,6 +6,7 @@
   const SILENCE = 40_000; // two heartbeats and a half
   const LOST = 30_000;
   const SPOKEN = 30_000;
+  const APART = 2_000; // between two fetches; what moves meanwhile is in the next
 
   const root = document.documentElement;
   const loaded = Date.now();
@@ -31,12 +32,24 @@
     let paused = false;
     let behind = 0; // since when something has moved that is not shown yet
     let asked = 0;
+    let waits = false; // for the answer to what was asked last
+    let again = false; // something moved while it waited, and may not be in that answer
+    let due;
     let spokenAt = 0;
 
-    const refresh = () => {
-      behind ||= Date.now();
+    const ask = () => {
+      due = undefined;
+      again = waits && Date.now() - asked < LOST / 3;
+      if (again) return;
+      waits = true;
       asked = Date.now();
       box.dispatchEvent(new CustomEvent("moved"));
+    };
+
+    // Whatever moves is followed by a fetch that begins after it: one that was let go would leave a board that stands still.
+    const refresh = () => {
+      behind ||= Date.now();
+      due ??= setTimeout(ask, Math.max(0, asked + APART - Date.now()));
     };
 
     const moved = (event) => {
@@ -121,8 +134,10 @@
       tell();
     });
     document.addEventListener("htmx:after:swap", () => {
-      behind = 0;
+      waits = false;
+      behind = again || due !== undefined ? Date.now() : 0;
       heard = Date.now();
+      if (again) refresh();
       tell();
     });
     // A browser opens six lines to a site; a page that only says that it changed needs none while nobody sees it.

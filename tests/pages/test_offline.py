@@ -217,7 +217,7 @@ def test_a_page_hears_that_somebody_is_still_there(world: World, monkeypatch: py
 def test_a_wall_loads_itself_with_and_without_javascript(world: World) -> None:
     page = Reader(world, ORIGIN).get("/board?wall=1").text
     assert '<noscript><meta http-equiv="refresh" content="30"></noscript>' in page
-    assert 'hx-trigger="moved from:#live throttle:2s"' in page
+    assert 'hx-trigger="moved from:#live"' in page
     part = Reader(world, ORIGIN).get("/board?wall=1", headers={"HX-Request": "true"}).text
     assert part.lstrip().startswith('<div id="standing"')
 
