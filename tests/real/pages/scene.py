@@ -89,10 +89,14 @@ class Scene:
         """Those that wait for an answer."""
         return [ask for ask in self.view(case)["asks"].values() if ask["state"] == "open"]
 
+    def ask_of_host(self, case: str) -> Json:
+        """One that waits for a shelter of the country whose focal point signs in these tests; Luxembourg may be asked too."""
+        return next(ask for ask in self.asks(case) if ask["country"] == "NL")
+
     def offered(self, case: str = "", **other: Any) -> Offer:
         """A case that one shelter said yes to."""
         case = case or self.opened(**other)
-        ask = min(self.asks(case), key=lambda one: one["country"] != "NL")  # whose focal point signs in these tests
+        ask = self.ask_of_host(case)
         yes = {"accept": True, "condition": None, "rendezvous": "synthetic: the desk of the station"}
         offer = Offer(case, ask["ask_id"], ask["shelter_id"])
         self.send(offer.staff, "POST", f"/asks/{offer.ask}/answer", yes)

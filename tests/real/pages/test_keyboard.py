@@ -80,7 +80,7 @@ def test_a_household_is_placed_by_the_keyboard_alone(people: People, scene: Scen
         case = page.url.rpartition("/")[2]
         scene.until(case, "shelters are asked", "asked")
 
-    ask = scene.asks(case)[0]
+    ask = scene.ask_of_host(case)
     offer = Offer(case, ask["ask_id"], ask["shelter_id"])
     with people.visit() as page:
         shelter = Keys(page)

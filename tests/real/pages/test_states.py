@@ -114,7 +114,7 @@ def test_a_journey_without_a_day_says_so(origin: Any, scene: Scene) -> None:
 
 def test_an_answer_without_yes_or_place_says_so(people: People, scene: Scene, language: str) -> None:
     case = scene.opened()
-    ask = scene.asks(case)[0]
+    ask = scene.ask_of_host(case)
     with people.visit(f"{ask['shelter_id']}-staff", language) as shelter:
         shelter.goto(f"/asks/{ask['ask_id']}")
         send(shelter, "form", 400)
@@ -127,7 +127,7 @@ def test_an_answer_without_yes_or_place_says_so(people: People, scene: Scene, la
 
 def test_a_question_that_no_longer_stands_is_gone(people: People, scene: Scene, language: str) -> None:
     case = scene.opened()
-    ask = scene.asks(case)[0]
+    ask = scene.ask_of_host(case)
     with people.visit(f"{ask['shelter_id']}-staff", language) as shelter:
         shelter.goto(f"/asks/{ask['ask_id']}")
         scene.act(POLICE, case, "withdrawal", {"reason": "opened_by_mistake"})
