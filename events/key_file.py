@@ -96,6 +96,15 @@ def load_key_file(path: Path) -> KeyEncryptionKeys:
     return KeyEncryptionKeys(generations)
 
 
+def on_disk(path: Path) -> None:
+    """What a file or folder says is there also after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_key_file(path: Path, generations: list[tuple[str, bytes]], *, replace: bool) -> None:
     """Whole or not at all. A crash leaves at most a hidden file of mode 0600 with a key that nothing was wrapped with."""
     lines = [_KEY_FILE_HEADER, *(f"{name} {base64.b64encode(key).decode()}" for name, key in generations)]
@@ -114,8 +123,4 @@ def _write_key_file(path: Path, generations: list[tuple[str, bytes]], *, replace
     finally:
         unfinished.unlink(missing_ok=True)
     # Without it, a power cut could take the name away after the first household was sealed.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    on_disk(path.parent)

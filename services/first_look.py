@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from events.key_file import RandomBytes, load_or_create_key_file
+from events.key_file import RandomBytes, load_or_create_key_file, on_disk
 from events.sealing import KeyStore, key_store_engine
 from services.clock import Clock
 from services.config import Settings
-from services.node import SCENE_MADE, SCENE_MAKING, DataDirectory, Node, on_disk
+from services.node import SCENE_MADE, SCENE_MAKING, DataDirectory, Node
 from simulation.scene.cast import Cast
 from simulation.scene.life import Life
 from simulation.scene.stories import STORIES

@@ -16,7 +16,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from flask import Flask
 
-from events.key_file import load_or_create_key_file
+from events.key_file import load_or_create_key_file, on_disk
 from events.log.engines import sqlite_engine
 from events.log.follower import Follower
 from events.log.inbox import Consumer
@@ -97,15 +97,6 @@ class DataDirectory:
 
     def release(self) -> None:
         os.close(self._lock)
-
-
-def on_disk(path: Path) -> None:
-    """What a file or folder says is there also after a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Core:

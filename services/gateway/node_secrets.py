@@ -11,6 +11,7 @@ import msgspec
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet
 
+from events.key_file import on_disk
 from services.config import ConfigurationError
 from services.gateway.principals import Account
 
@@ -99,8 +100,4 @@ def _write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
         with suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    on_disk(path.parent)

@@ -23,9 +23,10 @@ from events.gateway import (
     ReportCapacity,
 )
 from events.log.store import EventLog
-from events.vocabulary import Group, Household, Role, Stage, Step, Track, Urgency
+from events.vocabulary import Role, Stage, Step, Track, Urgency
 from reference import Reference
 from services.gateway.read_model import AVAILABILITY, ReadModel
+from services.placement.domain.matching import groups_of
 from simulation.inventory import SyntheticUnit
 from simulation.scene.cast import Cast, NotDone, is_colleague, open_asks
 from simulation.scene.stories import ORDER, STORIES, Story
@@ -283,7 +284,7 @@ class Life:
             and unit["country"] == story.host
             and unit["region"] not in near_danger
             and unit["track"] == track
-            and _groups(household) <= set(unit["accepts"])
+            and groups_of(household) <= set(unit["accepts"])
             and set(story.needs) <= set(unit["supports"])
             and (unit["open_at_night"] or story.urgency is Urgency.STANDARD)
         )
@@ -315,13 +316,6 @@ def _is_past(story: Story, view: Json) -> bool:
         return False
     here, rest = ORDER.index(stage), ORDER.index(story.rests_at)
     return here > rest or (stage is story.rests_at is Stage.CONFIRMED and view["journey"] is not None)
-
-
-def _groups(household: Household) -> set[Group]:
-    """Whom a unit must accept to take everybody."""
-    groups = {Group.WOMEN: household.women, Group.MEN: household.men, Group.CHILDREN: household.children}
-    several = sum(map(bool, groups.values())) > 1
-    return {group for group, number in groups.items() if number} | ({Group.FAMILIES} if several else set())
 
 
 def _late_shelters(inventory: Sequence[SyntheticUnit]) -> Iterator[str]:

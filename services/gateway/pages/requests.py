@@ -15,7 +15,7 @@ from services.gateway.pages.language import country_name, gettext
 from services.gateway.pages.requests_acts import OVER, Act, Standing
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
-from services.gateway.pages.words_of_cases import case_code, household_words
+from services.gateway.pages.words_of_cases import case_code, household_words, owner_words
 from services.gateway.pages.words_of_entries import facts_of
 from services.gateway.read_model import Json
 
@@ -25,12 +25,6 @@ AT_ONCE = "20"
 """Cases on one page of the list."""
 
 _READS = frozenset({wire_name(g.RecordConsulted), wire_name(g.FieldDisclosed)})
-
-
-def owner_words(view: Json) -> str:
-    """Who owes the next step."""
-    owner, country = word("Role", view["owner"]), view.get("owner_country")
-    return f"{owner}, {country_name(country)}" if country else owner
 
 
 def _waits_for(view: Json, step: str) -> str:

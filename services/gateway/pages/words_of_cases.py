@@ -40,12 +40,13 @@ def is_for(view: Json, country: str) -> bool:
 
 def who_acts(view: Json, country: str) -> str:
     """Whose turn it is, in words."""
-    if is_for(view, country):
-        return gettext("You")
-    owner = word("Role", view["owner"])
-    if not view["owner_country"]:
-        return owner
-    return gettext("%(role)s, %(country)s", role=owner, country=country_name(view["owner_country"]))
+    return gettext("You") if is_for(view, country) else owner_words(view)
+
+
+def owner_words(view: Json) -> str:
+    """Who owes the next step."""
+    owner, country = word("Role", view["owner"]), view.get("owner_country")
+    return gettext("%(role)s, %(country)s", role=owner, country=country_name(country)) if country else owner
 
 
 def clock_of(deadline: str | None, now: datetime) -> str:
