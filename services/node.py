@@ -43,6 +43,7 @@ from services.gateway.read_model import ReadModel
 from services.gateway.ringing import ringing_in
 from services.gateway.routing import Gateway
 from services.gateway.token_store import TokenStore
+from services.gateway.views import open_asks
 from services.housekeeping import keep_house
 from services.notifications.addresses import load_organisations
 from services.notifications.notifier import Notifier
@@ -230,7 +231,7 @@ class Node:
         if not guest.endswith("-staff"):
             return guest
         views = self.core.read_model.requests_with_open_asks([f"coordinator:{guest[:2].upper()}"])
-        asks = [ask for view in views for ask in view["asks"].values() if ask["state"] == "open"]
+        asks = [ask for view in views for ask in open_asks(view)]
         staff = [
             f"{ask['shelter_id']}-staff" for ask in sorted(asks, key=lambda ask: str(ask["deadline"]), reverse=True)
         ]

@@ -11,6 +11,7 @@ from events.log.engines import is_database_trouble
 from events.sealing import KeyDestroyed
 from services.gateway import (
     alert_routes,
+    ask_routes,
     audit_routes,
     call_list,
     capacity_routes,
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 RULES = (
     *request_routes.RULES,
+    *ask_routes.RULES,
     *capacity_routes.RULES,
     *demand_routes.RULES,
     *alert_routes.RULES,

@@ -14,6 +14,7 @@ from services.gateway.principals import Scope
 from services.gateway.read_model import Json
 from services.gateway.ringing import Ringing
 from services.gateway.routing import Call, answer, rule
+from services.gateway.views import open_asks
 from services.gateway.waits import ask_wait_id
 
 
@@ -51,10 +52,8 @@ def calls_to_make(
 
 
 def _of(view: Json, country: str, clocks: Clocks, now: datetime, ringing: Ringing) -> Iterator[CallToMake]:
-    for ask in view["asks"].values():
-        if ask["state"] != "open":
-            continue
-        asked_at = ask.get("asked_at", view["opened_at"])
+    for ask in open_asks(view):
+        asked_at = str(ask.get("asked_at", view["opened_at"]))
         silent_since = datetime.fromisoformat(asked_at) + timedelta(minutes=clocks.call_after_minutes)
         urgent = view["urgency"] == Urgency.URGENT
         if ask_wait_id(ask["ask_id"]) in ringing.unrung:

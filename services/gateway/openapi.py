@@ -36,6 +36,7 @@ _PARAMETERS: Mapping[str, Any] = {
     "limit": {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE},
     "cursor": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,500}$"},
     "open": {"type": "string", "enum": ["true", "false"]},
+    "answered": {"type": "string", "enum": ["true", "false"]},
     "case": _ID,
     "actor": _ID,
     "organisation": _ID,

@@ -24,6 +24,8 @@ metadata = sa.MetaData()
 _OVER = "('ended', 'refused', 'withdrawn', 'erased')"
 _IS_OPEN_SQLITE = sa.text(f"json_extract(view, '$.stage') NOT IN {_OVER}")
 _IS_OPEN_POSTGRESQL = sa.text(f"(view::jsonb ->> 'stage') NOT IN {_OVER}")
+_WAITS = sa.text("state = 'open'")
+_ANSWERED = sa.text("state <> 'open'")
 
 requests = sa.Table(
     "requests",
@@ -57,6 +59,9 @@ asks = sa.Table(
     sa.Column("request_id", sa.Text, nullable=False),
     sa.Column("shelter_id", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
+    # Few wait for an answer; of the others there are more every day.
+    sa.Index("ix_asks_open", "request_id", sqlite_where=_WAITS, postgresql_where=_WAITS),
+    sa.Index("ix_asks_answered", "shelter_id", sqlite_where=_ANSWERED, postgresql_where=_ANSWERED),
 )
 
 units = sa.Table(
@@ -148,6 +153,9 @@ class TrailQuery(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
+RequestPosition = tuple[str, str]
+"""Sort key of a request: opened_at, request_id."""
+
 TrailPosition = tuple[str, int, str, int]
 """Sort key of a trail row: moment, source order, stream, version."""
 
@@ -191,22 +199,33 @@ class ReadModel:
         return None if view is None else _decode(view)
 
     def requests(
-        self, parties: Sequence[str], after: tuple[str, str] | None, limit: int, *, only_open: bool = False
+        self, parties: Sequence[str], after: RequestPosition | None, limit: int, *, only_open: bool = False
     ) -> list[Json]:
-        """Views newest first, `after` (opened_at, request_id) of the last one seen; `only_open`: of those that are not over."""
-        query = (
-            sa.select(requests.c.view)
-            .where(_known_to(parties), *((self._is_open,) if only_open else ()))
-            .order_by(requests.c.opened_at.desc(), requests.c.request_id.desc())
-            .limit(limit)
-        )
+        """Views newest first, `after` the last one seen; `only_open`: of those that are not over."""
+        query = sa.select(requests.c.view).where(_known_to(parties), *((self._is_open,) if only_open else ()))
+        return self._newest_first(query, parties, after, limit)
+
+    def requests_with_answered_asks(
+        self, parties: Sequence[str], after: RequestPosition | None, limit: int, *, shelter_id: str | None
+    ) -> list[Json]:
+        """The same, of those in which this shelter, or any, was asked something that waits no longer."""
+        answered = sa.select(asks.c.request_id).where(_ANSWERED)
+        if shelter_id is not None:
+            answered = answered.where(asks.c.shelter_id == shelter_id)
+        query = sa.select(requests.c.view).where(requests.c.request_id.in_(answered), _known_to(parties))
+        return self._newest_first(query, parties, after, limit)
+
+    def _newest_first(
+        self, query: sa.Select[Any], parties: Sequence[str], after: RequestPosition | None, limit: int
+    ) -> list[Json]:
+        query = query.order_by(requests.c.opened_at.desc(), requests.c.request_id.desc()).limit(limit)
         if after:
             query = query.where(sa.tuple_(requests.c.opened_at, requests.c.request_id) < sa.tuple_(*after))
         with self.as_known_to(parties) as connection:
             return [_decode(view) for view in connection.scalars(query)]
 
     def requests_with_open_asks(self, parties: Sequence[str]) -> list[Json]:
-        open_asks = sa.select(asks.c.request_id).where(asks.c.state == "open")
+        open_asks = sa.select(asks.c.request_id).where(_WAITS)
         query = sa.select(requests.c.view).where(requests.c.request_id.in_(open_asks), _known_to(parties))
         with self.as_known_to(parties) as connection:
             return [_decode(view) for view in connection.scalars(query)]

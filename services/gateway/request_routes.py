@@ -1,14 +1,16 @@
 """The routes of a relocation request: open it, follow it, sign it, travel, arrive."""
 
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, timedelta
+from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from flask import Response
 
 from events.envelope import Contract, Event, derived_id, wire_name
 from events.gateway import (
-    AnswerAsk,
     CountersignPlacement,
     EndPlacement,
     OpenRelocationRequest,
@@ -25,7 +27,7 @@ from services.gateway import bodies, problems
 from services.gateway.access import may_know_received, parties, present_request, present_timeline
 from services.gateway.paging import CursorText, page_size, read_cursor, write_cursor
 from services.gateway.principals import Scope
-from services.gateway.read_model import Json
+from services.gateway.read_model import Json, RequestPosition
 from services.gateway.reflection import SHOWN_TO, reflection_clock
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
 from services.gateway.views import received_view
@@ -83,10 +85,12 @@ def command_about(call: Call, contract: type, **fields: Any) -> Response:
     """Accepts one command about the request in the path and answers with what became of it, if it may wait for that."""
     request_id = call.path["request_id"]
     known_request(call, request_id)
-    return _accept(call, request_id, lambda _event_id: contract(request_id=request_id, **fields))
+    return accept(call, request_id, lambda _event_id: contract(request_id=request_id, **fields))
 
 
-def _accept(call: Call, request_id: str, command: Any) -> Response:
+def accept(call: Call, request_id: str, command: Any) -> Response:
+    """Accepts one command, made for the id of its event, and answers with what became of it, if it may wait for that."""
+
     def commands(event_id: Any) -> list[tuple[str, Contract]]:
         return [(stream_of(request_id), command(event_id(0)))]
 
@@ -156,20 +160,28 @@ def list_relocation_requests(call: Call) -> Response:
     only_open = call.query("open") or "false"
     if only_open not in ("true", "false"):
         raise problems.bad_field("open", "true or false")
-    limit = page_size(call)
-    after: tuple[str, str] | None = read_cursor(call, tuple[CursorText, CursorText])
-    views = call.gateway.read_model.requests(parties(call.principal), after, limit + 1, only_open=only_open == "true")
-    page, more = views[:limit], len(views) > limit
+    page, headers = page_of_requests(
+        call, partial(call.gateway.read_model.requests, only_open=only_open == "true"), {"open": only_open}
+    )
     call.gateway.note_read(call.principal, "list", [view["request_id"] for view in page])
-    headers = {}
-    if more:
-        cursor = write_cursor([page[-1]["opened_at"], page[-1]["request_id"]])
-        way_on = f"{PREFIX}/relocation-requests?open={only_open}&limit={limit}&cursor={cursor}"
-        headers["Link"] = f'<{way_on}>; rel="next"'
     return answer({"requests": [_in_a_list(present_request(view, call.principal)) for view in page]}, 200, **headers)
 
 
 def _in_a_list(shown: Json) -> Json:
+def page_of_requests(
+    call: Call, read: Callable[[Sequence[str], RequestPosition | None, int], list[Json]], kept: Mapping[str, str]
+) -> tuple[list[Json], dict[str, str]]:
+    """One page of what `read` finds, newest first, and the headers that lead to the next; `kept` is what the query said else."""
+    limit = page_size(call)
+    after: RequestPosition | None = read_cursor(call, tuple[CursorText, CursorText])
+    views = read(parties(call.principal), after, limit + 1)
+    page, more = views[:limit], len(views) > limit
+    if not more:
+        return page, {}
+    query = urlencode({**kept, "limit": limit, "cursor": write_cursor([page[-1]["opened_at"], page[-1]["request_id"]])})
+    return page, {"Link": f'<{PREFIX}{call.rule.path}?{query}>; rel="next"'}
+
+
     """A shortlist says something of every unit there is: many times all the rest. It is in the request, and has a route."""
     return {name: value for name, value in shown.items() if name != "shortlist"}
 
@@ -280,7 +292,7 @@ def plan_journey(call: Call) -> Response:
     bodies.check_journey(body, call.gateway.clock())
     request_id = call.path["request_id"]
     known_request(call, request_id)
-    return _accept(
+    return accept(
         call,
         request_id,
         lambda event_id: PlanJourney(
@@ -331,72 +343,6 @@ def end_placement(call: Call) -> Response:
     return command_about(call, EndPlacement, reason=call.body.reason)
 
 
-_OF_WHOM = ("request_id", "urgency", "household", "needs", "languages")
-_WHERE_IT_STANDS = ("stage", "owner", "next_steps", "journey")
-
-
-@rule("GET", "/asks", Scope.READ_ASKS, (Role.SHELTER, Role.COORDINATOR), "The questions that wait for an answer")
-def list_asks(call: Call) -> Response:
-    waiting = []
-    for view in call.gateway.read_model.requests_with_open_asks(parties(call.principal)):
-        shown = present_request(view, call.principal)
-        of_whom = {name: shown[name] for name in _OF_WHOM}
-        waiting += [ask | of_whom for ask in shown["asks"].values() if ask["state"] == "open"]
-    waiting.sort(key=lambda ask: (ask["deadline"], ask["ask_id"]))
-    call.gateway.note_read(call.principal, "asks", sorted({ask["request_id"] for ask in waiting}))
-    return answer({"asks": waiting})
-
-
-@rule(
-    "GET",
-    "/asks/{ask_id}",
-    Scope.READ_ASKS,
-    (Role.SHELTER, Role.COORDINATOR),
-    "One question, answered or not, for as long as you may know of its request",
-)
-def read_ask(call: Call) -> Response:
-    ask_id = call.path["ask_id"]
-    view = call.gateway.read_model.request_with_ask(ask_id, parties(call.principal))
-    shown = present_request(view, call.principal) if view is not None else {"asks": {}}
-    if ask_id not in shown["asks"]:
-        raise problems.not_found()
-    call.gateway.note_read(call.principal, "ask", [shown["request_id"]])
-    said = {name: shown[name] for name in (*_OF_WHOM, *_WHERE_IT_STANDS) if name in shown}
-    return answer({**shown["asks"][ask_id], **said})
-
-
-@rule(
-    "POST",
-    "/asks/{ask_id}/answer",
-    Scope.ANSWER_ASKS,
-    (Role.SHELTER,),
-    "A shelter's yes, with the hand-over place (sealed at once), or its no, with the reason",
-    body=bodies.AskAnswer,
-    waits=True,
-)
-def answer_ask(call: Call) -> Response:
-    body: bodies.AskAnswer = call.body
-    bodies.check_answer(body)
-    ask_id = call.path["ask_id"]
-    request_id = call.gateway.read_model.request_of_ask(ask_id, call.principal.organisation)
-    if request_id is None:
-        raise problems.not_found()
-
-    def command(event_id: str) -> AnswerAsk:
-        sealed = None
-        if body.rendezvous is not None:
-            sealed = seal(call, request_id, AnswerAsk, event_id, SealedField.RENDEZVOUS, body.rendezvous)
-        return AnswerAsk(
-            request_id=request_id,
-            ask_id=ask_id,
-            decline=body.decline,
-            condition=body.condition,
-            rendezvous=sealed,
-        )
-
-    return _accept(call, request_id, command)
-
-
 RULES = (
     open_relocation_request,
     list_relocation_requests,
@@ -411,7 +357,4 @@ RULES = (
     record_departure,
     record_arrival,
     end_placement,
-    list_asks,
-    read_ask,
-    answer_ask,
 )

@@ -66,6 +66,11 @@ def parties_of(view: Json | None) -> set[str]:
     return parties
 
 
+def open_asks(view: Json) -> list[Json]:
+    """The questions of a request that wait for an answer; none where questions are not shown."""
+    return [ask for ask in view.get("asks", {}).values() if ask["state"] == "open"]
+
+
 def view_of_request(view: Json | None, event: Event) -> Json | None:
     """The view after `event`; None while there is nothing to show."""
     data: Any = event.data

@@ -11,6 +11,7 @@ from enum import StrEnum
 from events.envelope import derived_id
 from events.vocabulary import Freshness, Role, Stage, Step, Urgency
 from services.gateway.read_model import Json
+from services.gateway.views import open_asks
 
 
 class WaitKind(StrEnum):
@@ -66,16 +67,15 @@ def waits_of_request(view: Json | None) -> frozenset[Wait]:
 
 
 def _asks(view: Json) -> Iterator[Wait]:
-    for ask in view["asks"].values():
-        if ask["state"] == "open":
-            yield Wait(
-                ask_wait_id(ask["ask_id"]),
-                WaitKind.ASK,
-                f"shelter:{ask['shelter_id']}",
-                _is_pressing(view),
-                ask.get("asked_at", view["opened_at"]),
-                escalates_to=f"coordinator:{ask['country']}",
-            )
+    for ask in open_asks(view):
+        yield Wait(
+            ask_wait_id(ask["ask_id"]),
+            WaitKind.ASK,
+            f"shelter:{ask['shelter_id']}",
+            _is_pressing(view),
+            str(ask.get("asked_at", view["opened_at"])),
+            escalates_to=f"coordinator:{ask['country']}",
+        )
 
 
 def _step(view: Json) -> Iterator[Wait]:

@@ -25,6 +25,7 @@ from events.vocabulary import (
 from services.gateway.oauth_grants import PASSWORD_ACR
 from services.gateway.principals import SCOPES_OF_ROLE, Principal
 from services.gateway.routing import ON_BEHALF_OF, PREFIX
+from services.gateway.views import open_asks
 from simulation.scene.stories import Story
 
 Json = dict[str, Any]
@@ -214,10 +215,6 @@ class Cast:
         if answer.status_code >= 300 or answer.status_code == 202:
             raise NotDone(f"{method} {path.rpartition('/')[2]}", answer.status_code, str(document.get("title", "")))
         return document
-
-
-def open_asks(view: Json) -> list[Json]:
-    return [ask for ask in view["asks"].values() if ask["state"] == "open"]
 
 
 def _somebody(role: Role, country: str, organisation: str) -> Principal:

@@ -26,9 +26,10 @@ from events.log.store import EventLog
 from events.vocabulary import Role, Stage, Step, Track, Urgency
 from reference import Reference
 from services.gateway.read_model import AVAILABILITY, ReadModel
+from services.gateway.views import open_asks
 from services.placement.domain.matching import groups_of
 from simulation.inventory import SyntheticUnit
-from simulation.scene.cast import Cast, NotDone, is_colleague, open_asks
+from simulation.scene.cast import Cast, NotDone, is_colleague
 from simulation.scene.stories import ORDER, STORIES, Story
 
 logger = logging.getLogger(__name__)

@@ -313,3 +313,58 @@ def test_an_ask_is_known_for_as_long_as_its_request_is_and_to_nobody_else(world:
         is_problem(world.get(who, f"/asks/{ask_id}"), 404)
     world.done(world.propose(request_id))
     is_problem(world.get(NEIGHBOUR, f"/asks/{theirs}"), 404)
+
+
+# What was answered
+
+
+def answered(world: World, who: Who, path: str = "/asks?answered=true&limit=1") -> list[list[tuple[str, str]]]:
+    """Ask and state of every ask on every page, page by page."""
+    pages = []
+    while path:
+        answer = world.get(who, path)
+        pages.append([(one["ask_id"], one["state"]) for one in answer.json["asks"]])
+        link = re.match(rf"<{PREFIX}(\S+)>", answer.headers.get("Link", ""))
+        path = link[1] if link else ""
+    return pages
+
+
+def test_what_was_answered_is_listed_page_by_page_the_newest_request_first(world: World) -> None:
+    before = answered(world, RECEIVING)
+    wanted = []
+    for stage in (Stage.ENDED, Stage.ASKED, Stage.OFFERED, Stage.WITHDRAWN):
+        world.later(seconds=1)
+        request_id = world.bring_to(stage)
+        if stage in (Stage.ENDED, Stage.OFFERED):
+            wanted.insert(0, [(world.ask_to(request_id, RECEIVING), "accepted")])
+    assert answered(world, RECEIVING)[: len(wanted)] == wanted
+    assert len(answered(world, RECEIVING)) == len([page for page in before if page]) + len(wanted)
+
+
+def test_a_page_of_what_was_answered_reads_no_more_than_it_shows(world: World) -> None:
+    """There is more of it every day, and whatever is read is an entry in the trail of its case."""
+    for _ in "12":
+        world.bring_to(Stage.OFFERED)
+    begun = world.log.head()
+    [shown] = world.get(RECEIVING, "/asks?answered=true&limit=1").json["asks"]
+    [read] = [one.data for one in world.appended_since(begun)]
+    assert read.subjects == (shown["request_id"],)
+    assert shown["stage"] == Stage.OFFERED
+
+
+def test_what_was_answered_is_shown_to_whoever_may_know_of_it_alone(world: World) -> None:
+    request_id = world.bring_to(Stage.OFFERED)
+    mine, theirs = (world.ask_to(request_id, shelter) for shelter in (RECEIVING, NEIGHBOUR))
+    assert mine in str(answered(world, RECEIVING))
+    assert mine in str(answered(world, HOST))
+    for who in (NEIGHBOUR, ABROAD, OTHER_HOST):
+        assert mine not in str(answered(world, who))
+    no = {"accept": False, "decline": "no_space"}
+    world.done(world.ask(NEIGHBOUR, "POST", f"/asks/{theirs}/answer", no))
+    assert theirs not in str(answered(world, NEIGHBOUR))
+    assert theirs not in str(answered(world, RECEIVING))
+
+
+@pytest.mark.parametrize("query", ["answered=perhaps", "limit=1", "cursor=WyJhIiwiYiJd", "answered=true&limit=0"])
+def test_a_list_of_asks_that_cannot_be_given_is_refused(world: World, query: str) -> None:
+    assert is_problem(world.get(RECEIVING, f"/asks?{query}"), 400)["field"] in ("answered", "limit", "cursor")

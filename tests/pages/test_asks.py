@@ -9,8 +9,10 @@ import pytest
 from werkzeug.test import TestResponse
 
 from events.envelope import Event
+from events.gateway import RecordConsulted
 from events.vocabulary import AcceptCondition, DeclineReason, Stage
 from services.gateway import problems
+from services.gateway.pages import asks as pages_of_asks
 from services.gateway.pages.sessions import KeptForm
 from tests.gateway.world import (
     ABROAD,
@@ -131,10 +133,34 @@ def test_a_yes_with_a_condition_holds_the_beds(world: World, staff: Reader, aske
     assert ask_of(world, asked[0])["condition"] == "interpreter_arranged"
     assert world.view(asked[0])["stage"] == Stage.OFFERED
     inbox = words(staff.get("/asks"))
-    assert inbox.index("Answered: 1") < inbox.index(code(asked[0]))
+    assert inbox.index("Answered asks") < inbox.index(code(asked[0]))
     for answer in (page, staff.get("/asks"), staff.get(asked[1])):
         assert RENDEZVOUS not in words(answer)
     world.done(world.withdraw(asked[0]))
+
+
+def test_what_was_answered_is_shown_the_newest_first_and_no_page_reads_all_of_it(
+    world: World, staff: Reader, asked: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages_of_asks, "ANSWERED_AT_ONCE", "1")
+    send(staff, asked[1], **YES)
+    world.later(seconds=1)
+    newer = world.bring_to(Stage.OFFERED)
+    begun = world.log.head()
+    page = staff.get("/asks")
+    assert code(newer) in words(page)
+    assert code(asked[0]) not in words(page)
+    read = [one.data.subjects for one in world.appended_since(begun) if isinstance(one.data, RecordConsulted)]
+    assert (newer,) in read
+    assert not any(asked[0] in subjects for subjects in read)
+    older = re.search(r'href="(/asks\?answered=[^"]+)"', page.get_data(as_text=True))
+    assert older
+    page = staff.get(unescape(older[1]))
+    assert code(asked[0]) in words(page)
+    assert code(newer) not in words(page)
+    assert '<details class="govuk-details" open>' in page.get_data(as_text=True)
+    for request_id in (asked[0], newer):
+        world.done(world.withdraw(request_id))
 
 
 def test_two_taps_are_one_answer(world: World, staff: Reader, asked: tuple[str, str]) -> None:

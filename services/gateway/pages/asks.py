@@ -16,7 +16,7 @@ from services.gateway.pages.words_of_cases import case_code, household_words
 from services.gateway.read_model import Json
 
 ASKS_AT_ONCE = 14
-ANSWERED_AT_ONCE = 20
+ANSWERED_AT_ONCE = "20"
 _MAY_TAKE_BACK = (Stage.OPENED, Stage.SHORTLISTED, Stage.ASKED, Stage.OFFERED)
 """Until a focal point has signed for a shelter, it may take its yes back."""
 _SIGNED = (Stage.PROPOSED, Stage.COUNTERSIGNED, Stage.CONSENTED, Stage.CONFIRMED, Stage.DEPARTED, Stage.ASTRAY)
@@ -26,14 +26,16 @@ _SIGNED = (Stage.PROPOSED, Stage.COUNTERSIGNED, Stage.CONSENTED, Stage.CONFIRMED
 def inbox(visit: Visit) -> Response:
     all_waiting = portion(visit.ask("GET", "/asks").data["asks"], ASKS_AT_ONCE, request.args.get("from", ""))
     may_answer = visit.principal.role is Role.SHELTER
-    answered = portion(_answered(visit) if may_answer else [], ANSWERED_AT_ONCE, request.args.get("answered", ""))
+    from_where = request.args.get("answered", "")
+    answered, older = _answered(visit, from_where) if may_answer else ([], "")
     return visit.render(
         "asks_inbox.html",
         now=visit.site.gateway.clock(),
         waiting=[_in_words(ask) for ask in all_waiting.shown],
         all_waiting=all_waiting,
-        answered=[_in_words(ask) for ask in answered.shown],
-        all_answered=answered,
+        answered=[_in_words(ask) for ask in answered],
+        older=older,
+        is_older=bool(from_where),
         may_answer=may_answer,
         unit_name=lambda ask: ask["unit_id"].removeprefix(f"{ask['shelter_id']}-"),
         once=visit.take_once() if may_answer else {},
@@ -147,17 +149,12 @@ def _find(visit: Visit) -> Json | None:
     return ask
 
 
-def _answered(visit: Visit) -> list[Json]:
-    """The shelter's asks that wait no longer and of which it may still know, the newest case first."""
-    answered: list[Json] = []
-    cursor = ""
-    while True:
-        query = {"limit": "100"} | ({"cursor": cursor} if cursor else {})
-        answer = visit.ask("GET", "/relocation-requests", query=query)
-        for case in answer.data["requests"]:
-            answered += [{**case, **ask} for ask in case["asks"].values() if ask["state"] != "open"]
-        if not (cursor := answer.next_cursor):
-            return answered
+def _answered(visit: Visit, cursor: str) -> tuple[list[Json], str]:
+    """Some of the shelter's asks that wait no longer and of which it may still know, the newest case first, and where older ones
+    are: of those there are more every day, and one page reads no more than it shows."""
+    query = {"answered": "true", "limit": ANSWERED_AT_ONCE} | ({"cursor": cursor} if cursor else {})
+    answer = visit.ask("GET", "/asks", query=query)
+    return answer.data["asks"], answer.next_cursor
 
 
 def _in_words(ask: Json) -> Json:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from events.vocabulary import ArrivalOutcome, DisclosureReason, Role, SealedField, Stage, Step
 from services.gateway.principals import Principal
 from services.gateway.read_model import Json
+from services.gateway.views import open_asks
 
 OVER = frozenset({Stage.ENDED, Stage.REFUSED, Stage.WITHDRAWN, Stage.ERASED})
 UNDER_WAY = frozenset({Stage.CONFIRMED, Stage.DEPARTED, Stage.ASTRAY})
@@ -134,8 +135,8 @@ class Standing:
     def page_of(self, step: Step) -> str:
         """Where this person does the step; empty when it is not theirs to do."""
         if step is Step.ANSWER_ASK:
-            asked = [ask["ask_id"] for ask in self.view.get("asks", {}).values() if ask["state"] == "open"]
-            return f"/asks/{asked[0]}" if asked and self.role is Role.SHELTER else ""
+            asked = open_asks(self.view)
+            return f"/asks/{asked[0]['ask_id']}" if asked and self.role is Role.SHELTER else ""
         act = _ACT_OF_STEP.get(step)
         return self.page_for(act) if act in self.acts else ""
 
