@@ -61,7 +61,7 @@ def _answered_asks(call: Call) -> Response:
         for ask in shown["asks"].values()
         if ask["state"] != "open"
     ]
-    call.gateway.note_read(principal, "asks", sorted({ask["request_id"] for ask in found}))
+    call.gateway.note_read(principal, "answered_asks", sorted({ask["request_id"] for ask in found}))
     return answer({"asks": found}, 200, **headers)
 
 

@@ -113,6 +113,7 @@ _FILTERS = {
     "since": "RFC 3339 instant, included",
     "until": "RFC 3339 instant, excluded",
 }
+_ORDERS = ("oldest", "newest")
 _PURPOSE = {"Haven-Purpose": " | ".join(ReadPurpose)}
 
 
@@ -122,14 +123,23 @@ _PURPOSE = {"Haven-Purpose": " | ".join(ReadPurpose)}
     Scope.READ_AUDIT,
     (Role.AUDITOR,),
     "The whole trail of all services, in order: every step and every read",
-    query=_FILTERS | {"limit": "1 to 100, default 50", "cursor": "from the Link header of the page before"},
+    query=_FILTERS
+    | {
+        "order": "what comes first: oldest (default) | newest",
+        "limit": "1 to 100, default 50",
+        "cursor": "from the Link header of the page before",
+    },
     headers=_PURPOSE,
 )
 def read_trail(call: Call) -> Response:
-    purpose, query = _purpose(), _filters(call)
+    purpose, query, order = _purpose(), _filters(call), call.query("order") or "oldest"
+    if order not in _ORDERS:
+        raise problems.bad_field("order", "one of " + ", ".join(_ORDERS))
     limit = page_size(call)
     after: TrailPosition | None = read_cursor(call, tuple[CursorText, CursorNumber, CursorText, CursorNumber])
-    entries = call.gateway.read_model.trail(query, after, limit + 1, parties(call.principal))
+    entries = call.gateway.read_model.trail(
+        query, after, limit + 1, parties(call.principal), newest_first=order == "newest"
+    )
     page, more = entries[:limit], len(entries) > limit
     call.gateway.note_read(call.principal, "trail", [query.case_id] if query.case_id else (), purpose)
     headers = {}
@@ -188,7 +198,7 @@ def _format(call: Call) -> Format:
 
 
 def _next_page(call: Call, last: Json, limit: int) -> str:
-    kept = {name: value for name in _FILTERS if (value := call.query(name)) is not None}
+    kept = {name: value for name in (*_FILTERS, "order") if (value := call.query(name)) is not None}
     query = urlencode({"limit": limit, **kept, "cursor": write_cursor(list(trail_position(last)))})
     return f"{PREFIX}/audit/events?{query}"
 

@@ -37,6 +37,7 @@ _PARAMETERS: Mapping[str, Any] = {
     "cursor": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,500}$"},
     "open": {"type": "string", "enum": ["true", "false"]},
     "answered": {"type": "string", "enum": ["true", "false"]},
+    "order": {"type": "string", "enum": ["oldest", "newest"]},
     "case": _ID,
     "actor": _ID,
     "organisation": _ID,

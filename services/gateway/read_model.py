@@ -285,8 +285,18 @@ class ReadModel:
         entries = self.trail(TrailQuery(case_id=request_id), None, 10_000, parties)
         return [_about_one_case(entry, request_id) for entry in entries]
 
-    def trail(self, query: TrailQuery, after: TrailPosition | None, limit: int, parties: Iterable[str]) -> list[Json]:
-        select = sa.select(trail).order_by(*_TRAIL_KEY).limit(limit)
+    def trail(
+        self,
+        query: TrailQuery,
+        after: TrailPosition | None,
+        limit: int,
+        parties: Iterable[str],
+        *,
+        newest_first: bool = False,
+    ) -> list[Json]:
+        """Entries in order, or the other way round, behind `after`."""
+        order = [column.desc() for column in _TRAIL_KEY] if newest_first else _TRAIL_KEY
+        select = sa.select(trail).order_by(*order).limit(limit)
         if query.case_id is not None:
             select = select.where(trail.c.event_id.in_(_events_of_case(query.case_id)))
         for column, value in (
@@ -301,7 +311,8 @@ class ReadModel:
         if query.until is not None:
             select = select.where(trail.c.moment < moment_key(query.until))
         if after is not None:
-            select = select.where(sa.tuple_(*_TRAIL_KEY) > sa.tuple_(*after))
+            here, there = sa.tuple_(*_TRAIL_KEY), sa.tuple_(*after)
+            select = select.where(here < there if newest_first else here > there)
         with self.as_known_to(parties) as connection:
             return [_trail_entry(row) for row in connection.execute(select)]
 

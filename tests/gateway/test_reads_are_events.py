@@ -52,6 +52,7 @@ READS: list[tuple[str, str, str, Who]] = [
     ("/relocation-requests/{request_id}/timeline", "timeline", "this", ORIGIN),
     ("/relocation-requests/{request_id}/shortlist", "shortlist", "this", ORIGIN),
     ("/asks", "asks", "read_everything", RECEIVING),
+    ("/asks?answered=true", "answered_asks", "read_everything", RECEIVING),
     ("/asks/{ask_id}", "ask", "this", RECEIVING),
     ("/call-list", "call_list", "read_everything", HOST),
     ("/audit/events?case={request_id}", "trail", "this", AUDITOR),
@@ -83,7 +84,8 @@ def the_path(world: World, path: str, request_id: str) -> str:
 def test_a_read_is_written_down_with_who_read_and_about_whom(
     world: World, path: str, resource: str, about: str, who: Who
 ) -> None:
-    request_id, begun = world.bring_to(Stage.ASKED), world.log.head()
+    request_id = world.bring_to(Stage.OFFERED if "answered" in path else Stage.ASKED)
+    begun = world.log.head()
     answer = world.send(who, "GET", PREFIX + the_path(world, path, request_id), headers=PURPOSE)
     assert answer.status_code == 200
     ((said, subjects, reader),) = consulted(world, begun)
@@ -356,6 +358,17 @@ def test_the_trail_has_every_event_of_every_service_once_and_in_order(world: Wor
         places[stream] = entry["version"]
     assert {entry["source"] for entry in entries} == {"gateway", "placement", "capacity"}
     assert {entry["verb"] for entry in entries if entry["case_id"] == request_id} >= {"collection", "alteration"}
+
+
+def test_the_trail_is_read_from_its_end_too_and_is_the_same(world: World) -> None:
+    request_id = world.bring_to(Stage.ARRIVED)
+    in_order, backwards = (
+        [entry["event_id"] for entry in every_page(world, query, limit=7) if entry["actor"]["role"] != "auditor"]
+        for query in (f"&case={request_id}", f"&case={request_id}&order=newest")
+    )
+    assert len(in_order) > 20, "several pages"
+    assert backwards == in_order[::-1]
+    is_problem(world.get(AUDITOR, "/audit/events?order=best", **AUDITED), 400)
 
 
 def test_reading_the_trail_is_in_the_trail(world: World) -> None:

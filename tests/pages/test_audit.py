@@ -4,6 +4,7 @@ import re
 from html import unescape
 
 import pytest
+from werkzeug.test import TestResponse
 
 from events.gateway import RecordConsulted
 from events.vocabulary import Stage
@@ -54,6 +55,35 @@ def test_a_long_trail_goes_on_with_the_next_page(world: World, auditor: Reader) 
     onward = auditor.get(link[1].replace("&amp;", "&"))
     assert onward.status_code == 200
     assert words(onward) != words(page)
+
+
+def entries_on(page: TestResponse) -> list[str]:
+    return re.findall(r'<p class="haven-record" lang="en">([^<]+)</p>', page.get_data(as_text=True))
+
+
+def test_the_newest_entry_comes_first_and_each_page_goes_on_where_the_last_one_ended(
+    world: World, auditor: Reader
+) -> None:
+    for _ in range(3):
+        world.later(seconds=1)
+        world.open()
+    asked = {"purpose": "lawfulness_check", "organisation": POLICE.organisation}
+    first = auditor.get("/audit", query_string=asked)
+    oldest = auditor.get("/audit", query_string=asked | {"order": "oldest"})
+    moments = re.findall(r'<time datetime="([^"]+)"', first.get_data(as_text=True))
+    assert moments == sorted(moments, reverse=True)
+    assert "The newest first" in words(first)
+    assert "The oldest first" in words(oldest)
+    world.later(seconds=1)
+    world.open()  # what comes meanwhile moves nothing on the pages that follow
+    page, seen = first, entries_on(first)
+    while link := re.search(r'href="(/audit\?[^"]*cursor=[^"]+)">Earlier entries', page.get_data(as_text=True)):
+        page = auditor.get(unescape(link[1]))
+        assert "Back to the newest entries" in words(page)
+        seen += entries_on(page)
+    assert len(seen) == len(set(seen))
+    assert set(seen[-15:]) == set(entries_on(oldest))
+    assert entries_on(auditor.get("/audit", query_string=asked))[0] not in seen
 
 
 def test_a_disclosure_says_who_was_told_what_and_why_and_never_the_thing_itself(world: World, auditor: Reader) -> None:

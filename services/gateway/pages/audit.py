@@ -18,8 +18,10 @@ from services.gateway.read_model import Json
 SHOWN = 15
 ON_PAPER = 100
 """Entries on one page; as many as the API gives at once where nothing is to be pressed or unfolded."""
+CASES_OF_A_READ = 5
+"""Of a read of many cases at once, which a board does again and again: a page of those would be too heavy for a phone."""
 FILTERS = ("case", "actor", "organisation", "verb")
-ASKED = (*FILTERS, "day", "purpose")
+ASKED = (*FILTERS, "day", "purpose", "order")
 
 
 class NoSuchDay(ValueError):
@@ -44,6 +46,7 @@ def trail(visit: Visit) -> Response:
         return _no_such_day(visit, shown)
     is_paper = "paper" in request.args
     query["limit"] = str(ON_PAPER if is_paper else SHOWN)
+    query["order"] = "oldest" if asked["order"] == "oldest" else "newest"
     if cursor := request.args.get("cursor", ""):
         query["cursor"] = cursor
     answer = visit.ask("GET", "/audit/events", query=query, headers={"Haven-Purpose": asked["purpose"]})
@@ -53,6 +56,8 @@ def trail(visit: Visit) -> Response:
         entries=entries,
         is_paper=is_paper,
         next_page=answer.next_cursor,
+        is_oldest_first=query["order"] == "oldest",
+        is_further_on=bool(cursor),
         filters=_filters_in_words(asked),
         now=moment(visit.site.gateway.clock(), "medium"),
         **shown,
@@ -117,6 +122,7 @@ def _entry(entry: Json) -> Json:
     """One line of the trail: what happened in words, who it was, who learned something by it, and how it is recorded."""
     actor = entry["actor"]
     told = told_by(entry)
+    subjects = entry["detail"].get("subjects", [])
     return {
         "at": moment(entry["time"], "medium"),
         "moment": entry["time"],
@@ -129,7 +135,8 @@ def _entry(entry: Json) -> Json:
         "organisation": actor["organisation"],
         "role": word("Role", actor["role"]),
         "is_person": actor["role"] != Role.SYSTEM,
-        "detail": entry["detail"],
+        "detail": entry["detail"] | ({"subjects": subjects[:CASES_OF_A_READ]} if subjects else {}),
+        "cases_left_out": max(0, len(subjects) - CASES_OF_A_READ),
         "event_id": entry["event_id"],
     }
 

@@ -297,6 +297,7 @@ _TRAIL: Mapping[str, Table] = {
         "call_list": mark("The calls to make"),
         "shortlist": mark("A shortlist"),
         "asks": mark("The asks that wait"),
+        "answered_asks": mark("The asks that were answered"),
         "ask": mark("One ask"),
         "trail": mark("The trail"),
         "export": mark("The trail, as a file"),
