@@ -167,7 +167,6 @@ def list_relocation_requests(call: Call) -> Response:
     return answer({"requests": [_in_a_list(present_request(view, call.principal)) for view in page]}, 200, **headers)
 
 
-def _in_a_list(shown: Json) -> Json:
 def page_of_requests(
     call: Call, read: Callable[[Sequence[str], RequestPosition | None, int], list[Json]], kept: Mapping[str, str]
 ) -> tuple[list[Json], dict[str, str]]:
@@ -182,6 +181,7 @@ def page_of_requests(
     return page, {"Link": f'<{PREFIX}{call.rule.path}?{query}>; rel="next"'}
 
 
+def _in_a_list(shown: Json) -> Json:
     """A shortlist says something of every unit there is: many times all the rest. It is in the request, and has a route."""
     return {name: value for name, value in shown.items() if name != "shortlist"}
 
