@@ -33,6 +33,7 @@ from events.vocabulary import (
     SignatureRefusal,
     UnitProfile,
     Urgency,
+    Verb,
     WithdrawalReason,
 )
 
@@ -161,6 +162,17 @@ class ConfirmCapacity(Command, frozen=True, kw_only=True, tag="gateway.unit.conf
     revision_seen: int
 
 
+class TrailQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What of the trail was asked for: everything, or what each of these narrows it to. Ids and moments, never content."""
+
+    case_id: Identifier | None = None
+    person: Identifier | None = None
+    organisation: Identifier | None = None
+    verb: Verb | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 class RecordConsulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="gateway.record.consulted.v1"):
     """A person read something (LED 2016/680 art. 25): durable before the answer leaves."""
 
@@ -168,6 +180,8 @@ class RecordConsulted(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     """What was read: `relocation_request`, `shortlist`, `timeline`, `asks`, `list`, `trail`, `export`, `stream` and the like."""
     subjects: tuple[Identifier, ...] = ()
     purpose: ReadPurpose | None = None
+    narrowed_to: TrailQuery | None = None
+    """Of the trail: every filter that was used; null where there was none, and in events from before it was kept."""
 
 
 class FieldDisclosed(

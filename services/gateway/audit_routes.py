@@ -8,7 +8,7 @@ import msgspec
 from flask import Response, request
 
 from events.envelope import Contract, UnreadableEvent, type_of
-from events.gateway import EraseHousehold, FieldDisclosed, RequestDisclosure
+from events.gateway import EraseHousehold, FieldDisclosed, RequestDisclosure, TrailQuery
 from events.placement import DisclosureGranted
 from events.sealing import SealContext, Unreadable
 from events.vocabulary import ReadPurpose, Role, Sealed, SealedField, Stage, Verb
@@ -17,7 +17,7 @@ from services.gateway.access import parties
 from services.gateway.audit_export import AT_ONCE, MEDIA_TYPES, Format, written
 from services.gateway.paging import CursorNumber, CursorText, page_size, read_cursor, write_cursor
 from services.gateway.principals import Scope
-from services.gateway.read_model import Json, TrailPosition, TrailQuery, trail_position
+from services.gateway.read_model import Json, TrailPosition, trail_position
 from services.gateway.request_routes import known_request, stream_of
 from services.gateway.routing import PREFIX, Call, answer, raise_if_refused, received, rule
 
@@ -141,7 +141,7 @@ def read_trail(call: Call) -> Response:
         query, after, limit + 1, parties(call.principal), newest_first=order == "newest"
     )
     page, more = entries[:limit], len(entries) > limit
-    call.gateway.note_read(call.principal, "trail", [query.case_id] if query.case_id else (), purpose)
+    _note(call, "trail", purpose, query)
     headers = {}
     if more:
         headers["Link"] = f'<{_next_page(call, page[-1], limit)}>; rel="next"'
@@ -162,18 +162,23 @@ def export_trail(call: Call) -> Response:
     purpose, query, form = _purpose(), _filters(call), _format(call)
     now = call.gateway.clock()
     # Up to now: what others do meanwhile would make a file without an end, and its own entry is not what was asked for.
-    query = msgspec.structs.replace(query, until=min(query.until or now, now))
+    until_now = msgspec.structs.replace(query, until=min(query.until or now, now))
     model, known_as = call.gateway.read_model, parties(call.principal)
 
     def read(after: TrailPosition | None) -> list[Json]:
-        return model.trail(query, after, AT_ONCE, known_as)
+        return model.trail(until_now, after, AT_ONCE, known_as)
 
     # A database that does not answer is a problem now; once the file has begun it can only break off.
     first = read(None)
-    call.gateway.note_read(call.principal, "export", [query.case_id] if query.case_id else (), purpose)
+    _note(call, "export", purpose, query)
     response = Response(written(form, first, read), content_type=MEDIA_TYPES[form])
     response.headers["Content-Disposition"] = f'attachment; filename="haven-trail-{now:%Y%m%dT%H%M%SZ}.{form}"'
     return response
+
+
+def _note(call: Call, resource: str, purpose: ReadPurpose, query: TrailQuery) -> None:
+    about = [query.case_id] if query.case_id else ()
+    call.gateway.note_read(call.principal, resource, about, purpose, query if query != TrailQuery() else None)
 
 
 def _filters(call: Call) -> TrailQuery:

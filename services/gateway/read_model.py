@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from events.gateway import TrailQuery
 from events.log.engines import lift_time_limit
 from services.gateway.demand import Counted
 
@@ -140,17 +141,6 @@ changes = sa.Table(
 )
 
 Json = dict[str, Any]
-
-
-class TrailQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Filters of the audit trail; every one narrows."""
-
-    case_id: str | None = None
-    person: str | None = None
-    organisation: str | None = None
-    verb: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 RequestPosition = tuple[str, str]
@@ -281,7 +271,7 @@ class ReadModel:
         return None if row is None else {"type": row.type, "time": row.moment, **_decode(row.detail)}
 
     def case_timeline(self, request_id: str, parties: Iterable[str]) -> list[Json]:
-        """Every event about one request, oldest first."""
+        """Every event about one request, oldest first, for whoever follows it."""
         entries = self.trail(TrailQuery(case_id=request_id), None, 10_000, parties)
         return [_about_one_case(entry, request_id) for entry in entries]
 
@@ -380,10 +370,12 @@ SOURCE_ORDER = {"gateway": 0, "placement": 1, "capacity": 2}
 
 
 def _about_one_case(entry: Json, request_id: str) -> Json:
-    """Of a read of several cases at once, only that this one was among them."""
+    """Of a read of several cases at once, only that this one was among them; of a read of the trail, not what else the auditor
+    looked for: that may be whoever reads this."""
     if "subjects" not in entry["detail"]:
         return entry
-    return {**entry, "detail": {**entry["detail"], "subjects": [request_id]}}
+    said = {name: value for name, value in entry["detail"].items() if name != "narrowed_to"}
+    return {**entry, "detail": {**said, "subjects": [request_id]}}
 
 
 def _trail_entry(row: Any) -> Json:

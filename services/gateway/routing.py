@@ -12,7 +12,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from events.envelope import Contract, Event
-from events.gateway import RecordConsulted
+from events.gateway import RecordConsulted, TrailQuery
 from events.log.store import EventLog
 from events.placement import CommandRefused
 from events.sealing import KeyStore
@@ -60,22 +60,17 @@ class Gateway:
     limits: Limits = field(default_factory=Limits)
 
     def note_read(
-        self, principal: Principal, resource: str, subjects: Sequence[str] = (), purpose: ReadPurpose | None = None
+        self,
+        principal: Principal,
+        resource: str,
+        subjects: Sequence[str] = (),
+        purpose: ReadPurpose | None = None,
+        narrowed_to: TrailQuery | None = None,
     ) -> None:
         """Writes down who read what, before anybody is answered (LED 2016/680 art. 25)."""
-        event_id = self.new_id()
+        read = RecordConsulted(resource=resource, subjects=tuple(subjects), purpose=purpose, narrowed_to=narrowed_to)
         about = subjects[0] if len(subjects) == 1 else principal.organisation
-        self.log.append(
-            [
-                self.own_event(
-                    principal,
-                    event_id,
-                    f"consultation-{about}",
-                    RecordConsulted(resource=resource, subjects=tuple(subjects), purpose=purpose),
-                    about,
-                )
-            ]
-        )
+        self.log.append([self.own_event(principal, self.new_id(), f"consultation-{about}", read, about)])
 
     def own_event(self, principal: Principal, event_id: str, stream: str, data: Contract, correlation: str) -> Event:
         return Event(

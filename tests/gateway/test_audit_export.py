@@ -7,15 +7,15 @@ import io
 import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy.exc import OperationalError
 from waitress.server import create_server
 from werkzeug.test import TestResponse
 
-from events.gateway import RecordConsulted
-from events.vocabulary import Stage
+from events.gateway import RecordConsulted, TrailQuery
+from events.vocabulary import Stage, Verb
 from services.gateway import audit_export
 from services.gateway.audit_export import COLUMNS, Format, harmless, written
 from services.gateway.read_model import Json, ReadModel
@@ -198,6 +198,52 @@ def as_rows(form: Format, entries: list[Json]) -> list[dict[str, str]]:
 def test_a_table_has_the_fields_the_api_has(world: World) -> None:
     (entry,) = world.done(world.get(AUDITOR, "/audit/events?limit=1", **WHY))["events"]
     assert set(COLUMNS) == {*entry, *entry["actor"]} - {"actor"}
+
+
+# What is written down of it
+
+
+EVERY_FILTER = (
+    "actor=synthetic.be-police-antwerp-1&organisation=be-police-antwerp&verb=consultation"
+    "&since=2026-11-23T00:00:00%2B01:00&until=2026-11-30T00:00:00%2B01:00"
+)
+
+
+@pytest.mark.parametrize("path", ["/audit/export?format=csv&", "/audit/events?"])
+def test_the_entry_of_a_read_of_the_trail_names_every_filter(world: World, request_id: str, path: str) -> None:
+    begun = world.log.head()
+    assert world.get(AUDITOR, f"{path}case={request_id}&{EVERY_FILTER}", **WHY).status_code == 200
+    (read,) = [event.data for event in world.appended_since(begun)]
+    assert isinstance(read, RecordConsulted)
+    assert read.subjects == (request_id,)
+    assert read.narrowed_to == TrailQuery(
+        case_id=request_id,
+        person="synthetic.be-police-antwerp-1",
+        organisation="be-police-antwerp",
+        verb=Verb.CONSULTATION,
+        since=datetime(2026, 11, 22, 23, tzinfo=UTC),
+        until=datetime(2026, 11, 29, 23, tzinfo=UTC),
+    )
+
+
+def test_whoever_takes_everything_narrowed_it_to_nothing(world: World) -> None:
+    begun = world.log.head()
+    exported(world, "format=csv")
+    (read,) = [event.data for event in world.appended_since(begun)]
+    assert isinstance(read, RecordConsulted)
+    assert read.narrowed_to is None
+
+
+def test_whom_the_auditor_looks_at_is_for_the_auditors_alone(world: World, request_id: str) -> None:
+    """Who follows a case learns that its trail was read, and not that it was because of them."""
+    world.get(AUDITOR, f"/audit/events?case={request_id}&actor={ORIGIN.person}", **WHY)
+    world.later(seconds=1)
+    entries = world.read(ORIGIN, request_id, "/timeline").json["events"]
+    reads = [entry["detail"] for entry in entries if entry["detail"].get("resource") == "trail"]
+    assert reads[-1]["subjects"] == [request_id]
+    assert not any("narrowed_to" in read for read in reads)
+    seen = world.done(world.get(AUDITOR, f"/audit/events?case={request_id}&order=newest&limit=100", **WHY))["events"]
+    assert ORIGIN.person in [(entry["detail"].get("narrowed_to") or {}).get("person") for entry in seen]
 
 
 # When it breaks off

@@ -113,6 +113,14 @@ def test_a_sentence_goes_on_with_the_reason_in_the_readers_language(world: World
         assert reason in unescape(page.get_data(as_text=True))
 
 
+def test_the_entry_of_a_read_says_what_it_was_narrowed_to(world: World, auditor: Reader) -> None:
+    asked = {"purpose": "lawfulness_check", "actor": POLICE.person, "verb": "disclosure", "day": "2026-11-23"}
+    auditor.get("/audit", query_string=asked)
+    world.later(seconds=1)
+    said = words(auditor.get("/audit", query_string={"purpose": "lawfulness_check", "actor": AUDITOR.person}))
+    assert f"Person: {POLICE.person}; {TABLES['Verb']['disclosure']}; from " in said
+
+
 def test_one_press_leads_from_an_entry_to_its_case_its_person_and_its_organisation(
     world: World, auditor: Reader
 ) -> None:

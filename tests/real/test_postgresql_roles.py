@@ -10,12 +10,13 @@ from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 
 from deploy.parts import PostgreSQL
 from deploy.postgresql import ROLES as ROLES_FILE
+from events.gateway import TrailQuery
 from events.key_file import KeyEncryptionKeys
 from events.log.engines import ANSWER_SECONDS, is_database_trouble, lift_time_limit
 from events.log.store import NO_STREAM, EventLog
 from events.sealing import KeyDestroyed, KeyStore
 from services.gateway.projection import Projection, projection_log
-from services.gateway.read_model import AVAILABILITY, ReadModel, TrailQuery
+from services.gateway.read_model import AVAILABILITY, ReadModel
 from services.migrate import ROLES, SCHEMAS, latest
 from tests.events.drafts import a_draft
 from tests.real.postgresql_database import Database, a_database, a_server

@@ -72,6 +72,7 @@ def facts_of(entry: Json) -> list[str]:
         said.append(gettext("for %(person)s", person=held["recipient"]))
     if len(subjects := held.get("subjects") or ()) > 1:
         said.append(ngettext("%(num)s case", "%(num)s cases", len(subjects)))
+    said += _narrowed_to(held.get("narrowed_to") or {})
     said += [
         gettext("until %(moment)s", moment=moment(held[name]))
         for name in ("deadline", "until", "expires_at")
@@ -100,3 +101,20 @@ def told_by(entry: Json) -> Json | None:
             "until": moment(detail["expires_at"]),
         }
     return None
+
+
+def _narrowed_to(query: Json) -> list[str]:
+    """What of the trail was read: the filters that were used."""
+    named = (
+        ("case_id", gettext("Case")),
+        ("person", gettext("Person")),
+        ("organisation", gettext("Organisation")),
+    )
+    said = [f"{name}: {query[key]}" for key, name in named if query.get(key)]
+    if verb := query.get("verb"):
+        said.append(word("Verb", verb))
+    if since := query.get("since"):
+        said.append(gettext("from %(moment)s", moment=moment(since)))
+    if until := query.get("until"):
+        said.append(gettext("until %(moment)s", moment=moment(until)))
+    return said
