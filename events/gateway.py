@@ -76,6 +76,18 @@ class RecordConsent(Command, frozen=True, kw_only=True, tag="gateway.relocation_
     by: ConsentBy
 
 
+class RecordDetails(Command, frozen=True, kw_only=True, tag="gateway.relocation_request.record_details.v1"):
+    """What is known by now of what need not be known at the opening: absolute values, all of them, null for what is not known.
+
+    `version_seen` is the version of what was shown (`DetailsRecorded.version`); 0 is as it was opened."""
+
+    request_id: Identifier
+    version_seen: int
+    third_country_national: bool | None
+    reflection_started_on: date | None
+    region_of_stay: RegionCode | None
+
+
 class ProposePlacement(Command, frozen=True, kw_only=True, tag="gateway.relocation_request.propose.v1"):
     """First signature: the origin focal point chose an offer."""
 
@@ -213,6 +225,7 @@ GatewayContract = (
     OpenRelocationRequest
     | WithdrawRequest
     | RecordConsent
+    | RecordDetails
     | ProposePlacement
     | CountersignPlacement
     | PlanJourney

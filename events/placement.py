@@ -110,6 +110,26 @@ class RelocationRequestOpened(PlacementEvent, frozen=True, kw_only=True, tag="pl
     """Id of the gateway event that carries the sealed callback contact: ciphertext is never copied."""
 
 
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """What need not be known of a household at the opening, as it stands at one moment; none of it is in what is signed."""
+
+    third_country_national: bool | None
+    reflection_started_on: date | None
+    reflection_ends_on: date | None
+    """Worked out when the start was said, by the rules of the country of danger; no rule that changes later moves it."""
+    region_of_stay: RegionCode | None
+
+
+class DetailsRecorded(
+    PlacementEvent, frozen=True, kw_only=True, tag="placement.relocation_request.details_recorded.v1"
+):
+    """`known` takes the place of what the opening, or the last of these, said; `before` is what that was."""
+
+    version: int
+    known: Details
+    before: Details
+
+
 class RelocationRequestRefused(
     PlacementEvent, frozen=True, kw_only=True, tag="placement.relocation_request.refused.v1"
 ):
@@ -363,6 +383,7 @@ class Refusal(StrEnum):
     REASON_DOES_NOT_FIT = "reason_does_not_fit"
     NOTHING_SEALED = "nothing_sealed"
     ERASED = "erased"
+    DETAILS_CHANGED = "details_changed"
 
 
 class CommandRefused(PlacementEvent, frozen=True, kw_only=True, tag="placement.command.refused.v1"):
@@ -384,6 +405,7 @@ class CommandHadNoEffect(PlacementEvent, frozen=True, kw_only=True, tag="placeme
 
 PlacementContract = (
     RelocationRequestOpened
+    | DetailsRecorded
     | RelocationRequestRefused
     | ShortlistDrawn
     | HoldRequested

@@ -34,6 +34,7 @@ from events.gateway import (
     Command,
     ConfirmCapacity,
     CountersignPlacement,
+    RecordDetails,
     RegisterUnit,
     ReportCapacity,
 )
@@ -52,6 +53,8 @@ from events.placement import (
     CountersignatureRefused,
     DeadlineMissed,
     DepartureRecorded,
+    Details,
+    DetailsRecorded,
     DisclosureGranted,
     FirmHoldRequested,
     HoldLost,
@@ -167,6 +170,8 @@ class RequestBook:
 
     opened: RelocationRequestOpened | None = None
     referrer: Actor | None = None
+    details: Details | None = None
+    details_version: int = 0
     over: bool = False
     erased: bool = False
     holds: dict[str, Claim] = field(default_factory=dict)
@@ -486,10 +491,9 @@ class Checker:
             )
         match data:
             case RelocationRequestOpened():
-                self._require(Invariant.EFFECTS_ONCE, book.opened is None, "opened twice:", event)
-                book.opened, book.referrer = data, event.actor
-                for country in data.consented_countries:
-                    book.consents[ConsentScope.PLACEMENT, country, ConsentBy.HOUSEHOLD] = True
+                self._opened(book, data, event)
+            case DetailsRecorded():
+                self._learnt(book, data, event)
             case RelocationRequestRefused() | RequestWithdrawn() | PlacementEnded() | HouseholdErased():
                 self._over(book, event)
             case HoldRequested():
@@ -535,6 +539,46 @@ class Checker:
                 book.erased = True
         self._require(Invariant.ONLY_THE_ENTITLED, allowed, "ended by somebody who may not:", event)
         book.over = True
+
+    def _opened(self, book: RequestBook, data: RelocationRequestOpened, event: Event) -> None:
+        self._require(Invariant.EFFECTS_ONCE, book.opened is None, "opened twice:", event)
+        book.opened, book.referrer = data, event.actor
+        for country in data.consented_countries:
+            book.consents[ConsentScope.PLACEMENT, country, ConsentBy.HOUSEHOLD] = True
+        book.details = Details(
+            third_country_national=data.third_country_national,
+            reflection_started_on=data.reflection_started_on,
+            reflection_ends_on=data.reflection_ends_on,
+            region_of_stay=data.region_of_stay,
+        )
+        self._period(book.details, event)
+
+    def _learnt(self, book: RequestBook, data: DetailsRecorded, event: Event) -> None:
+        known, before, command = data.known, data.before, self._said_by_cause(event)
+        allowed = (_referred(book, event.actor) or _of_origin(book, event.actor)) and not book.over
+        self._require(Invariant.ONLY_THE_ENTITLED, allowed, "said by somebody who may not:", event)
+        told = isinstance(command, RecordDetails) and all(
+            getattr(command, name) == getattr(known, name)
+            for name in ("third_country_national", "reflection_started_on", "region_of_stay")
+        )
+        self._require(Invariant.EFFECTS_ONCE, told, "records what nobody said:", event)
+        seen = isinstance(command, RecordDetails) and command.version_seen == book.details_version == data.version - 1
+        unseen = seen and before == book.details != known
+        self._require(Invariant.EFFECTS_ONCE, unseen, "written over what was not seen:", event, book.details)
+        if before.reflection_started_on == known.reflection_started_on:
+            kept = before.reflection_ends_on == known.reflection_ends_on
+            self._require(Invariant.EFFECTS_ONCE, kept, "moved an end nobody spoke of:", event)
+        else:
+            self._period(known, event)
+        stays = before.region_of_stay == known.region_of_stay or not (book.departed or book.arrived)
+        self._require(Invariant.ONLY_THE_ENTITLED, stays, "says where somebody is who has left:", event)
+        book.details, book.details_version = known, data.version
+
+    def _period(self, known: Details, event: Event) -> None:
+        """How long it is, the rules of that day said; that it has an end with a beginning, and after it, any day can tell."""
+        start, end = known.reflection_started_on, known.reflection_ends_on
+        whole = end is None if start is None else end is not None and start < end
+        self._require(Invariant.EFFECTS_ONCE, whole, "a period without a beginning or an end:", event)
 
     def _hold_requested(self, book: RequestBook, wanted: HoldRequested, event: Event) -> None:
         self._require(Invariant.EFFECTS_ONCE, wanted.hold_id not in book.holds, "requested twice:", event)

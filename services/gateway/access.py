@@ -75,6 +75,7 @@ _REFERRER = (
     "third_country_national",
     "reflection_started_on",
     "reflection_ends_on",
+    "details",
     "host_country",
     "journey",
     "refusal",
@@ -161,6 +162,9 @@ def may_know_received(principal: Principal, command: OpenRelocationRequest, acto
 
 _TIMELINE_DETAIL = ("stage", "reason", "scope", "country", "by", "step", "times", "field", "outcome", "deadline")
 
+_LEARNT = ("known", "before")
+"""Of `DetailsRecorded`."""
+
 
 def present_timeline(entries: list[Json], principal: Principal, danger_country: str) -> list[Json]:
     """A case's events for who follows it: the origin coordinator reads them whole, others only what happened and when, and
@@ -172,7 +176,7 @@ def present_timeline(entries: list[Json], principal: Principal, danger_country: 
         elsewhere = _countries_of_asks(entries)
         concerned = {"", principal.country, danger_country}
         entries = [entry for entry in entries if _countries_in(entry, elsewhere) <= concerned]
-    return [_without_places(entry) for entry in entries]
+    return [_without_places(entry, FIELDS_OF_ROLE[principal.role]) for entry in entries]
 
 
 def _countries_of_asks(entries: list[Json]) -> dict[str, str]:
@@ -194,8 +198,14 @@ def _countries_in(entry: Json, countries_of_asks: Mapping[str, str]) -> set[str]
     return {entry["actor"]["country"], detail.get("country", ""), detail.get("host_country", ""), *asked}
 
 
-def _without_places(entry: Json) -> Json:
+def _without_places(entry: Json, fields: Iterable[str]) -> Json:
+    """What was learnt of a household is shown as far as the request itself is: by `fields`."""
     detail: dict[str, Any] = entry["detail"]
+    learnt = {
+        name: {field: detail[name][field] for field in fields if field in detail[name]}
+        for name in _LEARNT
+        if isinstance(detail.get(name), dict)
+    }
     return {
         "time": entry["time"],
         "type": entry["type"],
@@ -204,7 +214,8 @@ def _without_places(entry: Json) -> Json:
         "country": entry["actor"]["country"],
         "detail": {
             name: detail[name] for name in _TIMELINE_DETAIL if name in detail and not isinstance(detail[name], dict)
-        },
+        }
+        | learnt,
     }
 
 

@@ -149,6 +149,15 @@ class ReflectionShown(Answer, frozen=True, kw_only=True):
     if_moved: tuple[dict[str, Any], ...]
 
 
+class DetailsShown(Answer, frozen=True, kw_only=True):
+    """Which word on what was learnt after the opening stands, and whose it is."""
+
+    version: int
+    at: datetime
+    role: Role
+    country: CountryCode
+
+
 class RequestShown(Answer, frozen=True, kw_only=True):
     """One relocation request, as far as the reader may know it."""
 
@@ -173,6 +182,7 @@ class RequestShown(Answer, frozen=True, kw_only=True):
     reflection_started_on: date | UnsetType | None = UNSET
     reflection_ends_on: date | UnsetType | None = UNSET
     reflection: ReflectionShown | UnsetType | None = UNSET
+    details: DetailsShown | UnsetType = UNSET
     host_country: CountryCode | UnsetType | None = UNSET
     journey: JourneyShown | UnsetType | None = UNSET
     refusal: OpeningRefusal | UnsetType | None = UNSET
@@ -348,6 +358,7 @@ SHOWN: Mapping[str, tuple[type, ...]] = {
     "read_relocation_request": (RequestShown,),
     "open_relocation_request": (RequestShown,),
     "withdraw_request": _OF_A_REQUEST,
+    "record_details": _OF_A_REQUEST,
     "record_consent": _OF_A_REQUEST,
     "propose_placement": _OF_A_REQUEST,
     "countersign_placement": _OF_A_REQUEST,

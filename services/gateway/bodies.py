@@ -90,6 +90,16 @@ class Consent(Body, frozen=True, kw_only=True):
     by: ConsentBy
 
 
+class Details(Body, frozen=True, kw_only=True):
+    """All that is known now, null for what is not: a field that was left out would forget what somebody knew. `version_seen` is
+    `details.version` of the request as it was shown, 0 before there is one."""
+
+    version_seen: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+    third_country_national: bool | None
+    reflection_started_on: date | None
+    region_of_stay: RegionCode | None
+
+
 class ProposalBody(Body, frozen=True, kw_only=True):
     ask_id: SafeIdentifier
     override: OverrideReason | None = None
@@ -222,14 +232,20 @@ def check_open_request(body: OpenRequest, reference: Reference, now: datetime) -
     _known("consented_countries", body.consented_countries, reference.countries)
     places = {**reference.countries, **reference.regions}
     _known("danger_zones", [zone.code for zone in body.danger_zones], places)
-    if body.region_of_stay is not None:
-        _known("region_of_stay", [body.region_of_stay], reference.regions)
     if body.household.beds == 0:
         raise problems.bad_field("household", "at least one person")
     if body.danger_country in body.consented_countries:
         raise problems.bad_field("consented_countries", "not the country of danger")
+    check_details(body, body.danger_country, reference, now)
+
+
+def check_details(body: OpenRequest | Details, danger_country: str, reference: Reference, now: datetime) -> None:
+    """What is known of a household in danger in `danger_country`: when it is learnt makes no difference."""
+    if body.region_of_stay is not None:
+        _known("region_of_stay", [body.region_of_stay], reference.regions)
+    country = reference.countries.get(danger_country)
     # In the country's own day: at half past midnight in Brussels it is still yesterday in UTC.
-    today = reference.country(body.danger_country).local_time(now).date()
+    today = (country.local_time(now) if country else now).date()
     if body.reflection_started_on is not None and body.reflection_started_on > today:
         raise problems.bad_field("reflection_started_on", "not in the future")
 

@@ -48,6 +48,7 @@ STATUSES: Mapping[str, str] = {
     "referrer-cannot-sign": "403",
     "same-person": "403",
     "proposal-changed": "409",
+    "details-changed": "409",
     "guardian-must-consent": "409",
     "no-transport-consent": "409",
     "arrival-due-in-past": "409",
@@ -221,6 +222,11 @@ _REFUSALS: dict[Refusal, tuple[int, str, str]] = {
     Refusal.NOT_ENTITLED: (403, "This is not released to you.", "Ask the coordinator who owns the request."),
     Refusal.REASON_DOES_NOT_FIT: (400, "This reason cannot justify that field.", "Choose the reason that applies."),
     Refusal.NOTHING_SEALED: (409, "Nobody has given this yet.", "Ask the shelter or the coordinator to give it."),
+    Refusal.DETAILS_CHANGED: (
+        409,
+        "Somebody recorded something else since you looked.",
+        "Read the request again, compare, and send what is right with the version it has now.",
+    ),
     Refusal.ERASED: (410, "This household was erased.", "Nothing can be read any more, by anybody."),
 }
 

@@ -42,6 +42,8 @@ KEPT_CHANGES = 100_000
 _VERBS: dict[type, Verb] = {
     g.OpenRelocationRequest: Verb.COLLECTION,
     p.RelocationRequestOpened: Verb.COLLECTION,
+    g.RecordDetails: Verb.COLLECTION,
+    p.DetailsRecorded: Verb.COLLECTION,
     g.RecordConsulted: Verb.CONSULTATION,
     g.FieldDisclosed: Verb.DISCLOSURE,
     p.DisclosureGranted: Verb.DISCLOSURE,

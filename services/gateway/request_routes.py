@@ -19,6 +19,7 @@ from events.gateway import (
     RecordArrival,
     RecordConsent,
     RecordDeparture,
+    RecordDetails,
     WithdrawRequest,
 )
 from events.sealing import SealContext
@@ -237,6 +238,23 @@ def withdraw_request(call: Call) -> Response:
 
 @rule(
     "POST",
+    "/relocation-requests/{request_id}/details",
+    Scope.OPEN_REQUESTS,
+    (Role.REFERRER, Role.COORDINATOR),
+    "Add what was learnt of the household after the opening, or correct it",
+    body=bodies.Details,
+    waits=True,
+)
+def record_details(call: Call) -> Response:
+    request_id = call.path["request_id"]
+    view = known_request(call, request_id)
+    bodies.check_details(call.body, view["danger_country"], call.gateway.reference, call.gateway.clock())
+    said = msgspec.structs.asdict(call.body)
+    return accept(call, request_id, lambda _event_id: RecordDetails(request_id=request_id, **said))
+
+
+@rule(
+    "POST",
     "/relocation-requests/{request_id}/consent",
     Scope.RECORD_CONSENT,
     (Role.REFERRER, Role.COORDINATOR, Role.GUARDIAN, Role.SHELTER),
@@ -350,6 +368,7 @@ RULES = (
     read_timeline,
     read_shortlist,
     withdraw_request,
+    record_details,
     record_consent,
     propose_placement,
     countersign_placement,

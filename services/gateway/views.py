@@ -197,6 +197,18 @@ def _consent(given: bool) -> Callable[[Json, Any, Event], None]:
     return change
 
 
+def _details(view: Json, data: p.DetailsRecorded, event: Event) -> None:
+    view.update(
+        plain(data.known),
+        details={
+            "version": data.version,
+            "at": moment_key(event.time),
+            "role": event.actor.role,
+            "country": event.actor.country,
+        },
+    )
+
+
 def _next_step(view: Json, data: p.NextStepSet, event: Event) -> None:
     view.update(
         step_since=moment_key(event.time),
@@ -234,6 +246,7 @@ _CHANGES: Mapping[type, Callable[[Json, Any, Event], None]] = {
     p.PlacementProposed: _proposed,
     p.PlacementCountersigned: lambda view, _data, event: _signed(view, "countersigned", event),
     p.ProposalLapsed: _lapsed,
+    p.DetailsRecorded: _details,
     p.ConsentRecorded: _consent(True),
     p.ConsentWithdrawn: _consent(False),
     p.ShortlistDrawn: _shortlist,

@@ -35,14 +35,14 @@ GOLDEN = Path(__file__).resolve().parents[2] / "events" / "golden"
 
 ACTIONS = {
     # Intents, imperative: only the gateway's log holds them.
-    "gateway.relocation_request": "open withdraw record_consent propose countersign plan_journey record_departure "
+    "gateway.relocation_request": "open withdraw record_details record_consent propose countersign plan_journey record_departure "
     "record_arrival end_placement answer_ask request_disclosure erase",
     "gateway.unit": "register report_capacity confirm_capacity",
     # Facts, past tense.
     "gateway.record": "consulted",
     "gateway.sealed_field": "disclosed",
     "gateway.household_key": "destroyed",
-    "placement.relocation_request": "opened refused withdrawn unmet_need_recorded next_step_set deadline_missed",
+    "placement.relocation_request": "opened refused details_recorded withdrawn unmet_need_recorded next_step_set deadline_missed",
     "placement.shortlist": "drawn",
     "placement.hold": "requested lost release_requested firming_requested",
     "placement.ask": "made accepted declined expired closed answered_late",

@@ -44,6 +44,7 @@ ROLES_OF_ROUTE = {
     "GET /relocation-requests/{request_id}/timeline": "referrer coordinator guardian",
     "GET /relocation-requests/{request_id}/shortlist": "coordinator",
     "POST /relocation-requests/{request_id}/withdrawal": "referrer coordinator",
+    "POST /relocation-requests/{request_id}/details": "referrer coordinator",
     "POST /relocation-requests/{request_id}/consent": "referrer coordinator guardian shelter",
     "POST /relocation-requests/{request_id}/proposal": "coordinator",
     "POST /relocation-requests/{request_id}/countersignature": "coordinator",
@@ -71,6 +72,12 @@ ROLES_OF_ROUTE = {
 
 BODY_OF_ROUTE: dict[str, Json] = {
     "/withdrawal": {"reason": "danger_passed"},
+    "/details": {
+        "version_seen": 0,
+        "third_country_national": True,
+        "reflection_started_on": None,
+        "region_of_stay": "BE10",
+    },
     "/consent": {"scope": "transport", "country": "NL", "given": True, "by": "household"},
     "/proposal": {"ask_id": MISSING},
     "/countersignature": {"proposal_hash": "0" * 64},

@@ -13,7 +13,8 @@ from events.vocabulary import Stage
 from services.gateway import problems
 from services.gateway.pages.language import LANGUAGES
 from services.gateway.pages.requests_acts import REASONS
-from services.gateway.pages.requests_opening import ALSO_SPOKEN, MOST_SPOKEN, NOT_NEEDED_NOW
+from services.gateway.pages.requests_details import NOT_NEEDED_NOW
+from services.gateway.pages.requests_opening import ALSO_SPOKEN, MOST_SPOKEN
 from services.gateway.pages.sessions import KeptForm, Session
 from services.placement.domain.policies import DISCLOSURE_REASONS
 from tests.gateway.world import (
@@ -450,6 +451,7 @@ def test_a_case_can_be_looked_at_wherever_it_stands(world: World, stage: Stage) 
 WHO_MAY = {
     "": (POLICE, ORIGIN, HOST, ESCORT, RECEIVING),
     "timeline": (POLICE, ORIGIN, HOST),
+    "details": (POLICE, ORIGIN),
     "consent": (POLICE, ORIGIN, RECEIVING),
     "departure": (POLICE, ORIGIN, ESCORT),
     "arrival": (HOST, RECEIVING),

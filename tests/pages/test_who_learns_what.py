@@ -87,6 +87,8 @@ region of stay           a         a       a     a      .        .          .   
 third-country national   a         a       a     a      .        .          .       .       .         a
 reflection began         a         a       a     a      .        .          .       .       A         a
 reflection ends          a         a       a     a      .        .          .       .       a         a
+what stood before        a         a       a     a      .        .          .       .       .         a
+whose word that is       o         o       A     A      .        .          .       .       .         .
 consents                 a         a       a     a      .        .          .       .       a         a
 referring organisation   .         A       A     A      .        .          .       .       .         a
 who referred             .         A       .     .      .        .          .       .       .         a
@@ -111,7 +113,7 @@ sealed steps             .         .       .     .      .        .          .   
 ciphertext               .         .       .     .      .        .          .       .       .         .
 """
 """`a`: by the API, and on a page. `A`: by the API alone. `.`: nowhere. The others differ on pages: `w` while shelters are asked, `p` from
-the proposal on, `q` but for the time in which the yes waits for it. Each only as long as they may know of the case (`knows`) and
+the proposal on, `q` but for the time in which the yes waits for it, `o` until the case is over. Each only as long as they may know of the case (`knows`) and
 once there is such a fact (`there_is`)."""
 
 THE_WAY = (
@@ -167,6 +169,7 @@ ON_A_PAGE: Mapping[str, set[Stage]] = {
     "w": {Stage.ASKED, Stage.OFFERED},
     "p": set(THE_WAY[2:]),
     "q": {Stage.ASKED, *THE_WAY[2:]},
+    "o": {*THE_WAY[:-1], Stage.UNMET_NEED},
 }
 
 
@@ -216,6 +219,8 @@ OPENING: Json = {
     "third_country_national": True,
     "reflection_started_on": "2026-11-05",
 }
+LEARNT_LATER = ("region_of_stay", "third_country_national", "reflection_started_on")
+SAID_AT_FIRST: Json = {"region_of_stay": "BE32"}
 DUE = timedelta(hours=6, minutes=17)
 NOWHERE = r"(?!)"
 
@@ -243,6 +248,8 @@ def canaries(view: Json) -> Mapping[str, tuple[str, str]]:
         "third-country national": ('"third_country_national":true', "outside the European Union Yes"),
         "reflection began": (OPENING["reflection_started_on"], "5 November 2026"),
         "reflection ends": (ends_on, "20 December 2026"),
+        "what stood before": ("BE32", "Hainaut"),
+        "whose word that is": ('"details":{"version":1', "What stands now was recorded by"),
         "consents": ('"consents":|"consented_countries"', "What they agreed to|No consent is recorded"),
         "referring organisation": (POLICE.organisation, POLICE.organisation),
         "who referred": (POLICE.person, POLICE.person),
@@ -291,6 +298,17 @@ PURPOSE = {"Haven-Purpose": "self_monitoring"}
 
 class Story(World):
     """Where a case goes its way with a value of its own in every field."""
+
+    learns_later = True
+    """What need not be said at the opening is said after it; one that is refused at the door has no after."""
+
+    def open(self, who: Who = POLICE, **changes: Any) -> str:
+        if not self.learns_later:
+            return super().open(who, **changes)
+        learnt = {name: changes.pop(name) for name in LEARNT_LATER}
+        request_id = super().open(who, **changes, **SAID_AT_FIRST)
+        self.done(self.act(COLLEAGUE, request_id, "details", {"version_seen": 0, **learnt}))
+        return request_id
 
     def say_yes(self, request_id: str, shelter: Who = RECEIVING) -> Any:
         body = {"accept": True, "rendezvous": RENDEZVOUS, "condition": AcceptCondition.NIGHTS_LIMITED}
@@ -409,6 +427,7 @@ def test_the_table_has_enough_cells() -> None:
 @pytest.mark.attack(38, 43)
 @pytest.mark.parametrize("stage", [*THE_WAY, *OFF_THE_WAY])
 def test_everybody_learns_what_the_table_says_and_nothing_else(story: Story, stage: Stage) -> None:
+    story.learns_later = stage is not Stage.REFUSED
     request_id = story.bring_to(stage, **OPENING | CHANGES.get(stage, {}))
     story.read(COLLEAGUE, request_id)
     wrong = wrong_cells(story, request_id, stage, EVERYBODY)

@@ -19,6 +19,7 @@ from events.gateway import (
     ProposePlacement,
     RecordArrival,
     RecordDeparture,
+    RecordDetails,
     RegisterUnit,
     ReportCapacity,
     RequestDisclosure,
@@ -65,6 +66,13 @@ COMMANDS: dict[str, Callable[[Story, Actor], Command]] = {
     "open": lambda story, by: a.an_opening(),
     "withdraw": lambda story, by: WithdrawRequest(request_id=a.REQUEST, reason=WithdrawalReason.CONTACT_LOST),
     "consent": lambda story, by: a.consent(country="LU", by="guardian" if by.role is Role.GUARDIAN else "household"),
+    "learn": lambda story, by: RecordDetails(
+        request_id=a.REQUEST,
+        version_seen=story.state.details_version,
+        third_country_national=True,
+        reflection_started_on=None,
+        region_of_stay=None,
+    ),
     "answer": lambda story, by: AnswerAsk(request_id=a.REQUEST, ask_id=ask_id(story), rendezvous=a.SEALED),
     "propose": lambda story, by: ProposePlacement(request_id=a.REQUEST, ask_id=ask_id(story)),
     "countersign": lambda story, by: CountersignPlacement(request_id=a.REQUEST, proposal=story.state.proposal_hash),
@@ -120,6 +128,11 @@ consent
     yes      org      yes      org      role     org      org      | consented unmet_need
     yes      yes      yes      org      role     org      org      | confirmed departed arrived astray
     stage    stage    stage    stage    stage    stage    stage    | ended withdrawn erased
+learn
+    unknown  unknown  unknown  unknown  unknown  unknown  unknown  | received refused
+    yes      org      yes      org      org      org      org      | shortlisted asked offered proposed countersigned
+    yes      org      yes      org      org      org      org      | consented confirmed unmet_need departed arrived astray
+    stage    org      stage    org      org      org      org      | ended withdrawn erased
 answer
     unknown  unknown  unknown  unknown  unknown  unknown  unknown  | received refused
     ask      ask      ask      ask      ask      ask      ask      | shortlisted unmet_need withdrawn erased

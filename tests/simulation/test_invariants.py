@@ -1,7 +1,7 @@
 """The checker itself: a true history passes, and each kind of lie about it is found."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import cache
 from typing import Any
 
@@ -17,11 +17,13 @@ from events.capacity import (
     UnitStandingChanged,
 )
 from events.envelope import Event, decode, encode
-from events.gateway import CountersignPlacement, RequestDisclosure
+from events.gateway import CountersignPlacement, RecordDetails, RequestDisclosure
 from events.placement import (
     AskAccepted,
     ConsentRecorded,
     DepartureRecorded,
+    Details,
+    DetailsRecorded,
     DisclosureGranted,
     HoldRequested,
     NextStepSet,
@@ -64,6 +66,16 @@ def story() -> World:
         recipient=people.referrer("BE").person,
     )
     world.submit(callback, people.referrer("BE"))
+    for version, began in enumerate((date(2026, 11, 20), date(2026, 11, 19))):
+        details = RecordDetails(
+            request_id="r1",
+            version_seen=version,
+            third_country_national=True,
+            reflection_started_on=began,
+            region_of_stay="BE23",
+        )
+        world.submit(details, people.referrer("BE"))
+        world.settle()
     people.bring("r1", Stage.ENDED)
     return world
 
@@ -114,6 +126,13 @@ def test_a_true_history_passes() -> None:
     }
 
 
+LEARNT = Details(
+    third_country_national=True,
+    reflection_started_on=date(2026, 11, 20),
+    reflection_ends_on=date(2027, 1, 4),
+    region_of_stay="BE23",
+)
+
 LIES: list[tuple[type, Callable[[Event], Event], Invariant]] = [
     (HoldPlaced, saying(beds=(7,)), Invariant.ONE_CLAIM_PER_BED),
     (HoldPlaced, saying(hold_id="another"), Invariant.EFFECTS_ONCE),
@@ -128,6 +147,13 @@ LIES: list[tuple[type, Callable[[Event], Event], Invariant]] = [
     (PlacementCountersigned, saying(proposal_hash="0" * 64), Invariant.ONLY_THE_ENTITLED),
     (CountersignPlacement, saying(proposal="0" * 64), Invariant.ONLY_THE_ENTITLED),
     (PlacementConfirmed, saying(shelter_id="another"), Invariant.ONLY_THE_ENTITLED),
+    (DetailsRecorded, by(organisation="another"), Invariant.ONLY_THE_ENTITLED),
+    (DetailsRecorded, by(role=Role.SHELTER), Invariant.ONLY_THE_ENTITLED),
+    (DetailsRecorded, saying(version=2), Invariant.EFFECTS_ONCE),
+    (DetailsRecorded, saying(before=LEARNT), Invariant.EFFECTS_ONCE),
+    (DetailsRecorded, saying(known=msgspec.structs.replace(LEARNT, region_of_stay="BE10")), Invariant.EFFECTS_ONCE),
+    (DetailsRecorded, saying(known=msgspec.structs.replace(LEARNT, reflection_ends_on=None)), Invariant.EFFECTS_ONCE),
+    (RecordDetails, saying(version_seen=1), Invariant.EFFECTS_ONCE),
     (ConsentRecorded, saying(country="BE"), Invariant.ONLY_THE_ENTITLED),
     (DepartureRecorded, by(role=Role.SYSTEM), Invariant.ONLY_THE_ENTITLED),
     (DisclosureGranted, saying(recipient="another"), Invariant.ONLY_THE_ENTITLED),

@@ -9,7 +9,7 @@ from flask import Response, request
 from events import gateway as g
 from events.envelope import wire_name
 from events.vocabulary import Role, Stage, Step
-from services.gateway.pages import requests_disclosures, requests_opening, requests_steps
+from services.gateway.pages import requests_details, requests_disclosures, requests_opening, requests_steps
 from services.gateway.pages.frame import Page, Visit, page, see_other
 from services.gateway.pages.language import country_name, gettext
 from services.gateway.pages.requests_acts import OVER, Act, Standing
@@ -65,6 +65,7 @@ def case(visit: Visit) -> Response:
         view=view,
         steps=steps,
         also=[(act, address) for act, address in also if address not in pages_of_steps],
+        to_add=[(name, requests_details.questions()[name]) for name in standing.still_to_learn],
         titles=_titles(view),
         zones=[_zone_words(visit, zone) for zone in view.get("danger_zones", ())],
         consents=_consents(view),
@@ -92,6 +93,7 @@ def _titles(view: Json) -> dict[Act, str]:
     return {
         Act.SHORTLIST: gettext("See the shortlist, and who is asked"),
         Act.SIGNATURE: gettext("See what is proposed and signed"),
+        Act.DETAILS: gettext("Add or correct what is known of them"),
         Act.CONSENT: gettext("Record or withdraw a consent"),
         Act.JOURNEY: gettext("Plan the journey anew") if view.get("journey") else gettext("Plan the journey"),
         Act.DEPARTURE: gettext("Record the departure"),
@@ -153,6 +155,7 @@ PAGES: tuple[Page, ...] = (
     *requests_opening.PAGES,
     case,
     timeline,
+    *requests_details.PAGES,
     *requests_steps.PAGES,
     *requests_disclosures.PAGES,
 )

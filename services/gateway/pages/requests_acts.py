@@ -19,6 +19,7 @@ class Act(StrEnum):
 
     SHORTLIST = "shortlist"
     SIGNATURE = "signature"
+    DETAILS = "details"
     CONSENT = "consent"
     JOURNEY = "journey"
     DEPARTURE = "departure"
@@ -87,6 +88,7 @@ class Standing:
         can = {
             Act.SHORTLIST: self.is_origin and bool(self.view.get("shortlist")) and self.stage not in OVER,
             Act.SIGNATURE: self.role is Role.COORDINATOR and bool(self.view.get("proposal")),
+            Act.DETAILS: self.sends and self.stage not in OVER | {Stage.RECEIVED},
             Act.CONSENT: self._records_consent,
             Act.JOURNEY: self.is_origin and self.stage is Stage.CONFIRMED,
             Act.DEPARTURE: (self.sends or self.drives) and self.stage is Stage.CONFIRMED and self._is_planned,
@@ -97,6 +99,24 @@ class Standing:
             Act.WITHDRAWAL: self.sends and self.stage not in OVER | AFTER_DEPARTURE | {Stage.RECEIVED},
         }
         return [act for act, is_possible in can.items() if is_possible]
+
+    @property
+    def still_to_learn(self) -> tuple[str, ...]:
+        """What nobody has said of the household, of what this person can say and that still matters."""
+        if Act.DETAILS not in self.acts:
+            return ()
+        known = self.view.get
+        matters = {
+            "third_country_national": True,
+            "reflection_started_on": known("third_country_national") is not False,
+            "region_of_stay": self.moves_region_of_stay,
+        }
+        return tuple(name for name, still in matters.items() if still and known(name) is None)
+
+    @property
+    def moves_region_of_stay(self) -> bool:
+        """Where they are, for whoever plans the way; once they have left, it would say where the house is."""
+        return self.stage not in OVER | AFTER_DEPARTURE
 
     @property
     def _is_planned(self) -> bool:

@@ -9,6 +9,7 @@ from events.vocabulary import AgeStatus, Need, Role, Urgency
 from reference import Reference
 from services.gateway.pages.frame import Page, Refused, Site, Visit, page, require_own_page
 from services.gateway.pages.language import country_name, gettext, language_name
+from services.gateway.pages.requests_details import CITIZENSHIP, NOT_NEEDED_NOW, details_to_put_right, questions
 from services.gateway.pages.requests_forms import (
     SOON,
     Wrong,
@@ -31,9 +32,6 @@ ALSO_SPOKEN = (
 )
 PEOPLE = ("women", "men", "children_under_6", "children_6_to_11", "children_12_to_17")
 MOST_PEOPLE = 40
-_KNOWN = {"yes": True, "no": False}
-NOT_NEEDED_NOW = ("third_country_national", "reflection_started_on", "region_of_stay")
-"""What nobody has to know at night, folded away until somebody does."""
 
 
 @page("GET", "/requests/new", Role.REFERRER, Role.COORDINATOR)
@@ -86,7 +84,7 @@ def _body(visit: Visit) -> Json:
         "needs": visit.texts("needs"),
         "languages": [language for language in languages if language],
         "consented_countries": visit.texts("consented_countries"),
-        "third_country_national": _KNOWN.get(visit.text("third_country_national")),
+        "third_country_national": CITIZENSHIP.get(visit.text("third_country_national")),
         "reflection_started_on": visit.text("reflection_started_on") or None,
         "region_of_stay": visit.text("region_of_stay") or None,
         "callback": visit.text("callback"),
@@ -127,11 +125,7 @@ def _what_to_put_right(visit: Visit) -> Mapping[str, Wrong]:
             gettext("They cannot go to %(country)s, where they are in danger", country=_danger_country(visit)),
             "consented_countries",
         ),
-        "reflection_started_on": Wrong(
-            gettext("Give the day on which the reflection period began, today at the latest, or none"),
-            "reflection_started_on",
-        ),
-        "region_of_stay": Wrong(gettext("Choose the region from the list, or none"), "region_of_stay"),
+        **details_to_put_right(),
         "callback": Wrong(
             gettext("Give a safe way to call back, in at most 1000 plain characters"),
             "callback",
@@ -164,6 +158,8 @@ def _form(visit: Visit, command: str, status: int = 200, wrong: Sequence[Wrong] 
 
 def _choices(reference: Reference, own: str, opens_for: Sequence[str]) -> dict[str, Any]:
     return {
+        "questions": questions(),
+        "not_needed_now": NOT_NEEDED_NOW,
         "urgencies": list(Urgency),
         "people": people_labels(),
         "needs": list(Need),

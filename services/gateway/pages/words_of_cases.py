@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from events.vocabulary import Role
 from services.gateway.pages.frame import Visit
-from services.gateway.pages.language import country_name, gettext, ngettext
+from services.gateway.pages.language import country_name, day, gettext, ngettext
 from services.gateway.pages.words import word
 from services.gateway.read_model import Json
 
@@ -31,6 +31,30 @@ def household_words(household: Json) -> str:
     if household.get("age_status") == "presumed_minor":
         said.append(gettext("perhaps headed by a minor"))
     return ", ".join(part for part in said if part)
+
+
+def detail_labels() -> dict[str, str]:
+    """What may be learnt of a household after the opening, and what follows from it."""
+    return {
+        "third_country_national": gettext("Citizens of a country outside the European Union"),
+        "reflection_started_on": gettext("The reflection period began"),
+        "reflection_ends_on": gettext("The reflection period ends"),
+        "region_of_stay": gettext("Are now in"),
+    }
+
+
+def detail_words(name: str, said: object) -> str:
+    """One of those in words, as it was said or left open. What is no day and no code is shown as it was typed."""
+    if said is None or said == "":
+        return gettext("Not known")
+    if isinstance(said, bool):
+        return gettext("Yes") if said else gettext("No")
+    if name == "region_of_stay":
+        return word("Region", str(said))
+    try:
+        return day(str(said))
+    except ValueError:
+        return str(said)
 
 
 def is_for(view: Json, country: str) -> bool:

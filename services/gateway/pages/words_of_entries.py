@@ -8,6 +8,7 @@ from events import placement as p
 from events.envelope import wire_name
 from services.gateway.pages.language import country_name, gettext, moment, ngettext
 from services.gateway.pages.words import word
+from services.gateway.pages.words_of_cases import detail_labels, detail_words
 from services.gateway.read_model import Json
 
 _REASONS: Mapping[str, str] = {
@@ -80,7 +81,24 @@ def facts_of(entry: Json) -> list[str]:
     ]
     if isinstance(held.get("arrival_due"), str):
         said.append(gettext("to arrive by %(moment)s", moment=moment(held["arrival_due"])))
-    return said
+    return [*said, *_learnt(detail)]
+
+
+def _learnt(detail: Json) -> list[str]:
+    """What an event about the household's details changed, as far as whoever reads it is shown it: from what to what."""
+    known, before = detail.get("known"), detail.get("before")
+    if not (isinstance(known, dict) and isinstance(before, dict)):
+        return []
+    return [
+        gettext(
+            "%(what)s: %(now)s (before: %(before)s)",
+            what=label,
+            now=detail_words(name, known[name]),
+            before=detail_words(name, before.get(name)),
+        )
+        for name, label in detail_labels().items()
+        if name in known and known[name] != before.get(name)
+    ]
 
 
 def told_by(entry: Json) -> Json | None:

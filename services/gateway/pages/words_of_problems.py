@@ -111,6 +111,10 @@ _REQUESTS: Mapping[str, Said] = {
         mark("What you wanted to sign is not what stands now"),
         mark("Nothing was signed. See what changed, and sign what is shown now."),
     ),
+    "details-changed": Said(
+        mark("Somebody recorded something else while you looked"),
+        mark("Nothing was overwritten. Compare both, and record what is right."),
+    ),
     "guardian-must-consent": Said(
         mark("The guardian has not consented to this"), mark("Ask the guardian to record the consent first.")
     ),

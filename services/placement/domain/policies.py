@@ -80,6 +80,18 @@ def may_withdraw(request: Request, actor: Actor) -> Refusal | None:
     return None if request.stage in BEFORE_DEPARTURE else Refusal.WRONG_STAGE
 
 
+def may_record_details(request: Request, actor: Actor) -> Refusal | None:
+    """Those who speak with the household where it is in danger, for as long as the request is open: what is wrong can be put right."""
+    if not (is_referrer(request, actor) or is_origin_coordinator(request, actor)):
+        return Refusal.NOT_YOUR_ORGANISATION
+    return Refusal.WRONG_STAGE if request.over else None
+
+
+def may_move_region_of_stay(request: Request) -> Refusal | None:
+    """It is for whoever plans the way. Of a household that has left, it would say where the house is."""
+    return None if request.stage in BEFORE_DEPARTURE else Refusal.WRONG_STAGE
+
+
 def may_propose(request: Request, actor: Actor) -> Refusal | None:
     """First signature: the origin country's focal point, never the person who referred."""
     if actor.role is not Role.COORDINATOR:

@@ -1,7 +1,7 @@
 """The decider of a relocation request: what each command, each of capacity's events and time itself make happen. Pure.
 
 Who may is in `policies`, what follows by itself in `process`, what an event makes of the state in `request`; the commands of one
-phase of its life are in `asking`, `signing` and `travelling`.
+phase of its life are in `asking`, `signing` and `travelling`, those about what is learnt later in `details`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from events.gateway import (
     RecordArrival,
     RecordConsent,
     RecordDeparture,
+    RecordDetails,
     RequestDisclosure,
     WithdrawRequest,
 )
@@ -44,6 +45,7 @@ from events.vocabulary import Stage
 from reference import Reference
 from services.placement.domain import policies
 from services.placement.domain.asking import answer_ask, ask_shelter, lose_hold
+from services.placement.domain.details import record_details, reflection_end
 from services.placement.domain.matching import excluded_codes
 from services.placement.domain.process import draw, follow_up
 from services.placement.domain.refusal import RefusedCommand, refusal_of, refuse_if
@@ -118,6 +120,8 @@ def _decide_known(request: Request, command: Any, context: Context) -> Sequence[
     match command:
         case WithdrawRequest():
             return _withdraw(request, command, context)
+        case RecordDetails():
+            return record_details(request, command, context)
         case RecordConsent():
             return record_consent(request, command, context)
         case AnswerAsk():
@@ -146,9 +150,6 @@ def _open(request: Request, command: OpenRelocationRequest, context: Context) ->
         raise RefusedCommand(Refusal.ALREADY_OPENED)
     refuse_if(policies.may_open(context.actor))
     reference: Reference = context.facts.reference
-    reflection_ends_on = None
-    if command.danger_country in reference.countries and command.reflection_started_on is not None:
-        reflection_ends_on = reference.country(command.danger_country).reflection_end(command.reflection_started_on)
     opened = RelocationRequestOpened(
         request_id=command.request_id,
         urgency=command.urgency,
@@ -160,7 +161,7 @@ def _open(request: Request, command: OpenRelocationRequest, context: Context) ->
         consented_countries=command.consented_countries,
         third_country_national=command.third_country_national,
         reflection_started_on=command.reflection_started_on,
-        reflection_ends_on=reflection_ends_on,
+        reflection_ends_on=reflection_end(command.danger_country, command.reflection_started_on, reference),
         region_of_stay=command.region_of_stay,
         sealed_callback=context.cause_id,
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from events.capacity import HoldRefusal
 from events.envelope import Event
@@ -25,6 +25,7 @@ from events.placement import (
     CountersignatureRefused,
     DeadlineMissed,
     DepartureRecorded,
+    DetailsRecorded,
     DisclosureGranted,
     FirmHoldRequested,
     HoldLost,
@@ -101,6 +102,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     stage: Stage = Stage.RECEIVED
     opened: RelocationRequestOpened | None = None
+    """What is known of the household: what the opening said, with what was learnt since."""
+    details_version: int = 0
+    """Counts every time its details were recorded after the opening."""
     opened_at: datetime | None = None
     referrer: Actor | None = None
     shortlist: ShortlistDrawn | None = None
@@ -203,6 +207,9 @@ def evolve(request: Request, event: Event) -> Request:
                 referrer=event.actor,
                 consents=consents,
             )
+        case DetailsRecorded(known=known, version=version):
+            assert request.opened is not None
+            return replace(request, opened=replace(request.opened, **asdict(known)), details_version=version)
         case RelocationRequestRefused():
             return replace(request, stage=Stage.REFUSED, referrer=event.actor)
         case ShortlistDrawn() as shortlist:
