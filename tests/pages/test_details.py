@@ -214,10 +214,25 @@ def test_whoever_looked_before_a_colleague_wrote_sees_both_and_decides(world: Wo
     assert origin.send(f"/requests/{request_id}/details", **again).status_code == 303
     assert is_known(world, request_id) == {
         "third_country_national": False,
-        "reflection_started_on": None,
+        "reflection_started_on": "2026-11-20",  # of this the second person had said nothing
         "region_of_stay": "BE10",
     }
     assert "recorded by Focal point, Belgium" in words(police.get(f"/requests/{request_id}/details"))
+
+
+def test_what_was_taken_back_stays_taken_back_whoever_wrote_meanwhile(world: World) -> None:
+    request_id = world.open(region_of_stay="BE34", reflection_started_on="2026-11-01")
+    police, origin = Reader(world, POLICE), Reader(world, ORIGIN)
+    filled = sent_by(form(origin, request_id)) | {"reflection_started_on": ""}
+    stands = sent_by(form(police, request_id)) | {"third_country_national": "yes"}
+    assert police.send(f"/requests/{request_id}/details", **stands).status_code == 303
+    again = sent_by(origin.send(f"/requests/{request_id}/details", **filled).get_data(as_text=True))
+    assert origin.send(f"/requests/{request_id}/details", **again).status_code == 303
+    assert is_known(world, request_id) == {
+        "third_country_national": True,
+        "reflection_started_on": None,
+        "region_of_stay": "BE34",
+    }
 
 
 def test_what_was_kept_while_somebody_signed_in_again_is_compared_with_what_stands_then(world: World) -> None:

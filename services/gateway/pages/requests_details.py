@@ -113,6 +113,7 @@ def _form(
     reference, own = visit.site.reference, view["danger_country"]
     standing = Standing(view, visit.principal)
     asked = [name for name in NOT_NEEDED_NOW if name != "region_of_stay" or standing.moves_region_of_stay]
+    stands = _as_it_stands(view)
     now = visit.site.gateway.clock()
     return visit.render(
         "requests_details.html",
@@ -131,7 +132,10 @@ def _form(
         whose=_whose(view),
         recorded_at=(view.get("details") or {}).get("at"),
         wrong=wrong,
-        typed=filled,
+        typed=_on_top_of(stands, filled) if is_conflict else filled,
+        seen={
+            name: stands.text(name) if is_conflict else filled.text(f"seen_{name}", stands.text(name)) for name in asked
+        },
         command=command or new_command(),
     )
 
@@ -153,6 +157,13 @@ def _as_it_stands(view: Json) -> Typed:
     stands = {name: view.get(name) for name in NOT_NEEDED_NOW}
     stands["third_country_national"] = _SAID[stands["third_country_national"]]
     return Typed({name: [str(said)] for name, said in stands.items() if said is not None})
+
+
+def _on_top_of(stands: Typed, filled: Typed) -> Typed:
+    """What somebody changed, and of everything else what stands now: a hasty second tap undoes nothing of a colleague's."""
+    fields = {name: filled.text(name) for name in NOT_NEEDED_NOW}
+    unchanged = {name for name, text in fields.items() if text == filled.text(f"seen_{name}", "changed")}
+    return Typed({name: [stands.text(name) if name in unchanged else text] for name, text in fields.items()})
 
 
 def _both(view: Json, filled: Typed, asked: Sequence[str]) -> list[tuple[str, str, str]]:
