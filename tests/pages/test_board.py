@@ -251,7 +251,7 @@ def test_the_board_says_what_must_be_done_and_where_a_shelter_is_to_nobody(world
     said = words(Reader(world, ORIGIN).get("/board"))
     assert "1 woman, 2 children under 6" in said
     assert "Choose an offer and sign" in said
-    assert "from Belgium to Netherlands" in said
+    assert "from Belgium to the Netherlands" in said
     page = Reader(world, ORIGIN).get("/board").get_data(as_text=True)
     assert f'href="/requests/{request_id}/shortlist"' in page
     for shelter in (RECEIVING, NEIGHBOUR):

@@ -21,6 +21,7 @@ from services.gateway.pages.language import (
     age,
     chosen_language,
     country_name,
+    country_within,
     gettext,
     moment,
     ngettext,
@@ -278,6 +279,24 @@ def test_luxembourgish_keeps_or_drops_the_n_before_a_number(ago: timedelta, said
 )
 def test_a_country_is_called_as_the_language_calls_it(code: str, belgium: str) -> None:
     assert spoken(code, lambda: country_name("BE")) == belgium
+
+
+def test_a_country_within_an_english_sentence_has_the_article_it_needs() -> None:
+    said = {code: [spoken(code, lambda one=one: country_within(one)) for one in ("BE", "NL")] for code in ("en", "de")}
+    assert said == {"en": ["Belgium", "the Netherlands"], "de": ["Belgien", "Niederlande"]}
+
+
+A_COUNTRY = re.compile(r"(?P<before>^|.{1,2})%\((?:country|origin|hosts?)\)s")
+
+
+@pytest.mark.parametrize("code", ["fr", "de", "lb"])
+def test_a_country_stands_where_it_needs_neither_article_nor_case(code: str) -> None:
+    """A sentence that is filled in cannot know whether it is "der" or "des", "du" or "des": it says a country behind a colon or a comma
+    or in brackets."""
+    said = [form for message in read(CATALOGUES / f"{code}.po") if message.id for form in forms(message)]
+    before = [found["before"] for text in said for found in A_COUNTRY.finditer(text)]
+    assert len(before) > 15
+    assert {text.strip("\xa0 ")[-1:] for text in before} <= {"", ":", "(", ","}
 
 
 OPEN_PAGES = ("/", "/help", "/accessibility", "/nowhere")

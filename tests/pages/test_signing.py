@@ -429,14 +429,24 @@ def test_the_same_person_in_another_role_is_told_who_may_sign(world: World) -> N
     )
     assert refused.status_code == 403
     assert "One person cannot sign for both countries" in words(refused)
-    assert "The focal point of Netherlands: somebody else than whoever signed first" in words(refused)
+    assert "The focal point of the Netherlands: somebody else than whoever signed first" in words(refused)
     assert world.view(request_id)["stage"] == Stage.PROPOSED
+
+
+def test_a_consent_of_which_nothing_was_said_since_the_opening_is_not_counted_in_answers(
+    world: World, host: Reader
+) -> None:
+    request_id = world.bring_to(Stage.PROPOSED)
+    before = words(host.get(page_of(request_id, "signature")))
+    assert "Consent As it was said when the request was opened; nobody has said anything else since" in before
+    world.done(world.consent(request_id, "placement"))
+    assert "after 0 answers" not in before
 
 
 def test_the_country_that_proposed_cannot_sign_again(world: World) -> None:
     request_id = world.bring_to(Stage.PROPOSED)
     colleague = Reader(world, somebody(ORIGIN.role, "BE", "be-coordinator", 2))
-    assert "You cannot sign here: ask the focal point of Netherlands" in words(
+    assert "You cannot sign here: ask the focal point of the Netherlands" in words(
         colleague.get(page_of(request_id, "signature"))
     )
     proposal_hash = world.view(request_id)["proposal"]["hash"]

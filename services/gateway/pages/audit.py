@@ -11,6 +11,7 @@ from flask import Response, request
 from events.vocabulary import ReadPurpose, Role, Verb
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import ZONE, gettext, moment
+from services.gateway.pages.requests_forms import Wrong
 from services.gateway.pages.words import word
 from services.gateway.pages.words_of_entries import facts_of, told_by
 from services.gateway.read_model import Json
@@ -36,6 +37,7 @@ def trail(visit: Visit) -> Response:
         "asked": asked,
         "purposes": list(ReadPurpose),
         "verbs": list(Verb),
+        "wrong": [],
         "address": lambda path="/audit", **changes: _address(path, asked | changes),
     }
     if not asked["purpose"]:
@@ -96,8 +98,8 @@ def _begins(day: date) -> str:
 
 
 def _no_such_day(visit: Visit, shown: Json) -> Response:
-    problem = {"field": "day", "text": gettext("Write the day as year, month and day, as in 2026-11-26.")}
-    return visit.render("audit_trail.html", 400, entries=None, next_page="", problem=problem, **shown)
+    wrong = [Wrong(gettext("Write the day as year, month and day, as in 2026-11-26."), "day")]
+    return visit.render("audit_trail.html", 400, entries=None, next_page="", **shown | {"wrong": wrong})
 
 
 def _address(path: str, asked: Mapping[str, str]) -> str:

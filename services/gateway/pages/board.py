@@ -9,7 +9,7 @@ from flask import Response, request
 
 from events.vocabulary import Role, Stage, Step
 from services.gateway.pages.frame import Page, Visit, page, see_other
-from services.gateway.pages.language import country_name, gettext, mark, ngettext
+from services.gateway.pages.language import country_within, gettext, mark, ngettext
 from services.gateway.pages.portions import Portion, even_share, portion
 from services.gateway.pages.words import word
 from services.gateway.pages.words_of_cases import case_code, clock_of, household_words, is_for, who_acts
@@ -151,10 +151,10 @@ def way_on(view: Json, country: str) -> tuple[str, str]:
 def _countries(view: Json) -> str:
     standing = {ask["country"] for ask in view["asks"].values() if ask["state"] in ("open", "accepted")}
     hosts = [view["host_country"]] if view["host_country"] else sorted(standing)
-    origin = country_name(view["danger_country"])
+    origin = country_within(view["danger_country"])
     if not hosts:
         return gettext("from %(origin)s", origin=origin)
-    return gettext("from %(origin)s to %(hosts)s", origin=origin, hosts=", ".join(map(country_name, hosts)))
+    return gettext("from %(origin)s to %(hosts)s", origin=origin, hosts=", ".join(map(country_within, hosts)))
 
 
 def _row(view: Json, country: str, now: datetime) -> Row:

@@ -142,6 +142,17 @@ def country_name(code: str) -> str:
     return str(Locale.parse(language().locale).territories.get(code, code))
 
 
+_WITH_THE = frozenset({"AE", "BS", "CF", "DO", "FO", "GB", "GM", "IM", "KM", "MH", "MV", "NL", "PH", "SB", "US"})
+"""Countries that English gives an article, by how Unicode names them (CLDR): "the Netherlands"."""
+
+
+def country_within(code: str) -> str:
+    """The same inside an English sentence. The other languages say a country behind a colon or in brackets, where it needs no article
+    and no case."""
+    name = country_name(code)
+    return f"the {name}" if language().code == "en" and code in _WITH_THE else name
+
+
 def language_name(code: str) -> str:
     """A language in the language of the page."""
     return str(Locale.parse(language().locale).languages.get(code, code))
@@ -155,5 +166,11 @@ def speak(environment: Environment) -> None:
         lambda one, many, count: translations(language().code).ungettext(one, many, count),
         newstyle=True,
     )
-    environment.filters |= {"moment": moment, "day": day, "country": country_name, "tongue": language_name}
+    environment.filters |= {
+        "moment": moment,
+        "day": day,
+        "country": country_name,
+        "country_within": country_within,
+        "tongue": language_name,
+    }
     environment.globals |= {"age": age, "LANGUAGES": LANGUAGES}

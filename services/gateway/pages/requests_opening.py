@@ -8,7 +8,7 @@ from flask import Response, make_response, render_template, request
 from events.vocabulary import AgeStatus, Need, Role, Urgency
 from reference import Reference
 from services.gateway.pages.frame import Page, Refused, Site, Visit, page, require_own_page
-from services.gateway.pages.language import country_name, gettext, language_name
+from services.gateway.pages.language import country_within, gettext, language_name
 from services.gateway.pages.requests_details import CITIZENSHIP, NOT_NEEDED_NOW, details_to_put_right, questions
 from services.gateway.pages.requests_forms import (
     SOON,
@@ -135,7 +135,7 @@ def _what_to_put_right(visit: Visit) -> Mapping[str, Wrong]:
 
 def _danger_country(visit: Visit) -> str:
     code = visit.text("danger_country")
-    return country_name(code) if code in visit.site.reference.countries else gettext("the country")
+    return country_within(code) if code in visit.site.reference.countries else gettext("the country")
 
 
 def _form(visit: Visit, command: str, status: int = 200, wrong: Sequence[Wrong] = ()) -> Response:

@@ -149,11 +149,18 @@ def rows_of_proposal(proposal: Proposal) -> list[tuple[str, str]]:
         ),
         (
             gettext("Consent"),
-            ngettext("As it stood after %(num)s answer", "As it stood after %(num)s answers", proposal.consent_version),
+            _consent_seen(proposal.consent_version),
         ),
         (gettext("Rules of matching"), proposal.ruleset),
         (gettext("Hold"), proposal.hold_id),
     ]
+
+
+def _consent_seen(version: int) -> str:
+    """Consents are numbered from the opening on, where some may have been given already."""
+    if not version:
+        return gettext("As it was said when the request was opened; nobody has said anything else since")
+    return ngettext("As it stood after %(num)s answer", "As it stood after %(num)s answers", version)
 
 
 def what_changed(before: Proposal, now: Proposal | None) -> list[Changed]:

@@ -185,7 +185,8 @@ def test_a_signature_by_whoever_signed_first_says_who_may_sign(people: People, s
         said = page.locator("main").inner_text()
         assert "The second signature must be somebody else's" in said
         assert (
-            "The focal point of Netherlands: somebody else than whoever signed first, and nobody who referred" in said
+            "The focal point of the Netherlands: somebody else than whoever signed first, and nobody who referred"
+            in said
         )
         must_be_sound(page, "signature, already given")
     with people.visit("nl-coordinator-2", language) as page:
