@@ -9,13 +9,13 @@ import logging
 from uuid import uuid4
 
 from events.key_file import KeyEncryptionKeys, load_key_file
-from events.log.engines import postgresql_engine
 from events.log.hints import READ_MODEL, Announcer, log_channel, pass_on
 from events.log.store import EventLog
-from events.sealing import KeyStore, key_store_engine
+from events.sealing import KeyStore
 from reference import load
 from services.clock import clock_of, real_time
 from services.config import Settings
+from services.connections import engine_of
 from services.gateway import stream
 from services.gateway.alert_routes import set_aside_on_postgresql
 from services.gateway.api import RULES_WITHOUT_STREAM, create_app
@@ -39,8 +39,6 @@ from simulation.inventory import synthetic_inventory
 
 logger = logging.getLogger(__name__)
 
-ROLE = "haven_gateway"
-
 
 class GatewayProcess:
     """One gateway process, or one for the live streams alone; raises BadSetting, SchemaMismatch, KeyFileRefused or KeyFileMismatch
@@ -51,12 +49,12 @@ class GatewayProcess:
         self.only_streams = only_streams
         self.threads = Threads()
         self.clock = clock_of(settings)
-        url = settings.database_url(ROLE)
+        kind = "stream" if only_streams else "gateway"
         key_file = KeyEncryptionKeys({}) if only_streams else load_key_file(settings.secret_file("key-file"))
-        keys = KeyStore(key_store_engine(url, "keys"), key_file)
+        keys = KeyStore(engine_of(settings, kind, "keys", "keys"), key_file)
         if not only_streams:
             keys.verify_key_file()
-        self.log = EventLog(postgresql_engine(url), "gateway", latest())
+        self.log = EventLog(engine_of(settings, kind, "log"), "gateway", latest())
         read_model = ReadModel(self.log.engine)
         reference = load()
         intake = Intake(self.log, keys, read_model, self.clock)

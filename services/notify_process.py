@@ -8,11 +8,12 @@ import signal
 import threading
 from types import FrameType
 
-from events.log.engines import is_database_trouble, postgresql_engine
+from events.log.engines import is_database_trouble
 from events.log.schema import verify_version
 from reference import load
 from services.clock import clock_of, real_time
 from services.config import BadSetting, Settings
+from services.connections import engine_of
 from services.migrate import latest
 from services.notifications.addresses import SETTING, Organisation, load_organisations
 from services.notifications.channels import NotTaken
@@ -26,7 +27,6 @@ from services.operations.ring_metrics import watch_notifier
 
 logger = logging.getLogger(__name__)
 
-ROLE = "haven_notifier"
 RETRY_SECONDS = 2.0
 
 
@@ -45,7 +45,7 @@ class NotifyProcess:
             raise BadSetting("HAVEN_PUBLIC_URL", "is missing; a message leads there.")
         self.settings = settings
         self.threads = Threads()
-        self.engine = postgresql_engine(settings.database_url(ROLE))
+        self.engine = engine_of(settings, "notify", "rings")
         self.waits_for = "starting"
         self.notifier = Notifier(
             RingQueue(self.engine),
@@ -84,8 +84,7 @@ class NotifyProcess:
             except Exception as failure:
                 if not is_database_trouble(failure):
                     raise
-                url = self.settings.database_url(ROLE)
-                self.waits_for = f"the database cannot be used: {why_no_database(url, failure)}"
+                self.waits_for = f"the database cannot be used: {why_no_database(self.engine.url, failure)}"
                 logger.warning("cannot start yet client=%s error=%s", "notify", type(failure).__name__)
                 stop.wait(RETRY_SECONDS)
                 continue

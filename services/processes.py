@@ -27,15 +27,16 @@ from events.kafka.relay import Relay
 from events.kafka.sweep import Sweep, Watchdog
 from events.kafka.worker import bring, faust_app
 from events.key_file import KeyEncryptionKeys
-from events.log.engines import is_database_trouble, postgresql_engine
+from events.log.engines import is_database_trouble
 from events.log.hints import READ_MODEL, Announcer, log_channel
 from events.log.inbox import Consumer
 from events.log.store import EventLog
-from events.sealing import KeyStore, key_store_engine
+from events.sealing import KeyStore
 from reference import load
 from services.capacity.worker import CapacityWorker
 from services.clock import Clock, clock_of
 from services.config import Settings
+from services.connections import engine_of
 from services.gateway.erasure import Eraser
 from services.gateway.projection import Projection, projection_log
 from services.housekeeping import keep_house
@@ -74,22 +75,22 @@ class Work:
 
 
 def placement_work(settings: Settings, clock: Clock) -> Work:
-    log = _log(settings, "placement", "haven_placement")
+    log = _log(settings, "placement")
     worker = PlacementWorker(log, load(), clock)
     return Work(log, ((worker.consumer, ("gateway", "capacity")),), log_channel("placement"), worker.pass_time)
 
 
 def capacity_work(settings: Settings, clock: Clock) -> Work:
-    log = _log(settings, "capacity", "haven_capacity")
+    log = _log(settings, "capacity")
     worker = CapacityWorker(log, load(), clock)
     return Work(log, ((worker.consumer, ("gateway", "placement")),), log_channel("capacity"), worker.pass_time)
 
 
 def projection_work(settings: Settings, _clock: Clock) -> Work:
     """The read model, and the destruction of keys, under two roles: it sees every row, and opens none."""
-    log = projection_log(postgresql_engine(settings.database_url("haven_projection")), latest())
+    log = projection_log(engine_of(settings, "projection", "log"), latest())
     # Without the keys that wrap: who destroys need not be able to open.
-    keys = KeyStore(key_store_engine(settings.database_url("haven_eraser")), KeyEncryptionKeys({}))
+    keys = KeyStore(engine_of(settings, "projection", "keys"), KeyEncryptionKeys({}))
     projection = Projection(log)
     consumers = ((projection.consumer, SOURCES), (Eraser(log, keys).consumer, ("placement",)))
     return Work(log, consumers, READ_MODEL, chores=(projection.forget_changes,))
@@ -102,8 +103,8 @@ WORK: dict[str, Callable[[Settings, Clock], Work]] = {
 }
 
 
-def _log(settings: Settings, source: str, role: str) -> EventLog:
-    return EventLog(postgresql_engine(settings.database_url(role)), source, latest())
+def _log(settings: Settings, source: str) -> EventLog:
+    return EventLog(engine_of(settings, source, "log"), source, latest())
 
 
 class Worker:
@@ -273,8 +274,7 @@ class RelayProcess:
 
 def relay_engines(settings: Settings) -> dict[str, sa.Engine]:
     """The three logs as the relay may see them."""
-    url = settings.database_url("haven_relay")
-    return {source: postgresql_engine(url, source) for source in SOURCES}
+    return {source: engine_of(settings, "relay", source, source) for source in SOURCES}
 
 
 @contextmanager

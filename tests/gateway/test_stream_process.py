@@ -8,7 +8,7 @@ from flask import Flask
 from deploy.secrets import make
 from events import sealing
 from events.log.engines import sqlite_engine
-from services import gateway_process
+from services import connections, gateway_process
 from services.config import read_settings
 from services.gateway_process import GatewayProcess
 from tests.gateway.world import World
@@ -20,10 +20,9 @@ EVERYBODYS = {"/healthz", "/readyz", "/api/v1/openapi.json", "/static/<path:file
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, GatewayProcess]:
     secrets = tmp_path / "secrets"
     make(secrets, lambda *_: None)
-    keys = sqlite_engine(":memory:")
-    sealing.metadata.create_all(keys)
-    monkeypatch.setattr(gateway_process, "key_store_engine", lambda *_: keys)
-    monkeypatch.setattr(gateway_process, "postgresql_engine", lambda *_: sqlite_engine(":memory:"))
+    engine = sqlite_engine(":memory:")
+    sealing.metadata.create_all(engine)
+    monkeypatch.setattr(connections, "postgresql_engine", lambda *_, **__: engine)
     monkeypatch.setattr(gateway_process, "latest", lambda: None)
     settings = read_settings(
         {

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from deploy.parts import PostgreSQL
+from deploy.postgresql import prepare
 from events.key_file import load_or_create_key_file
+from events.log.engines import postgresql_engine
 from events.log.inbox import Consumer
 from reference import load
 from services.config import Settings
+from services.connections import most_of
 from services.gateway.read_model import moment_key
 from services.migrate import latest
 from services.operations import doctor, metrics
@@ -168,6 +172,7 @@ def test_a_sound_database_is_found_sound_under_every_role(database: Database, se
         "database version",
         "database durability",
         "database role",
+        "database connections",
         "database tables",
         "clock",
     }
@@ -209,6 +214,48 @@ def test_a_role_that_may_do_more_than_it_must_is_named(database: Database) -> No
     administrator = by_name(doctor.database(database.url(), None))
     assert not administrator["database role"].ok
     assert "roles.sql" in administrator["database role"].remedy
+
+
+def test_processes_that_may_want_more_than_their_role_may_hold_are_found(own_postgresql: PostgreSQL) -> None:
+    with a_database(own_postgresql) as database, ExitStack() as running:
+        url = database.url("haven_capacity")
+
+        def found() -> doctor.Finding:
+            return by_name(doctor.database(url, latest()))["database connections"]
+
+        assert found().ok
+        each = most_of("capacity", "haven_capacity")
+        enough = limits(database)["haven_capacity"] // each
+        for number in range(enough + 1):
+            engine = postgresql_engine(url.update_query_dict({"application_name": f"haven capacity {number} a-host"}))
+            running.callback(engine.dispose)
+            running.enter_context(engine.connect())
+            if number == enough - 1:
+                assert found().ok
+        crowded = found()
+        assert not crowded.ok
+        assert f"its {enough + 1} processes" in crowded.finding
+        assert "run fewer" in crowded.remedy
+
+
+def test_a_server_with_too_few_places_for_all_roles_is_found(own_postgresql: PostgreSQL) -> None:
+    with a_database(own_postgresql) as database:
+        with database.engine().connect() as connection:
+            places = int(connection.scalar(sa.text("SHOW max_connections")) or 0)
+        try:
+            database.admin(f"ALTER ROLE haven_auditor CONNECTION LIMIT {places}")
+            finding = by_name(doctor.database(database.url("haven_relay"), None))["database connections"]
+        finally:
+            prepare(own_postgresql.url, {}, database.name)
+        assert not finding.ok
+        assert "max_connections" in finding.remedy
+        assert by_name(doctor.database(database.url("haven_relay"), None))["database connections"].ok
+
+
+def limits(database: Database) -> dict[str, int]:
+    with database.engine().connect() as connection:
+        rows = connection.exec_driver_sql("SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname LIKE 'haven%%'")
+        return {role: limit for role, limit in rows}  # noqa: C416 - rows are no pairs to `dict`
 
 
 def test_a_database_that_answers_before_it_has_written_is_named(own_postgresql: PostgreSQL) -> None:

@@ -374,11 +374,13 @@ def test_a_full_connection_limit_is_a_503_and_passes(database: Database, tmp_pat
     with a_world(database, tmp_path) as world:
         for engine in database.engines.values():
             engine.dispose()
+        with database.engine().connect() as administrator:
+            limit = administrator.scalar(sa.text("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'haven_gateway'"))
         database.admin("ALTER ROLE haven_gateway CONNECTION LIMIT 0")
         try:
             not_recorded(opening(world, "key-of-the-intent"))
         finally:
-            database.admin("ALTER ROLE haven_gateway CONNECTION LIMIT 120")
+            database.admin(f"ALTER ROLE haven_gateway CONNECTION LIMIT {limit}")
         assert opening(world, "key-of-the-intent").status_code == 202
         assert openings(database) == 1
 
