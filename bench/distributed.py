@@ -4,31 +4,20 @@ Beside it, in the same run and at the same rate, the raw cost of the hops it can
 the broker, a durable insert, a message, a durable insert; nothing decided, nothing checked.
 """
 
-import base64
 import json
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.client import HTTPConnection
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Sequence
 
-import psycopg
-import sqlalchemy as sa
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.admin import KafkaAdminClient
 from msgspec.structs import replace
 
 from bench import live
-from bench.held import OPENED
+from bench.pace import at_rate
+from bench.raw_hops import raw_hops as _raw_hops
+from bench.request_to_bed import Held
 from bench.row import Row, percentile
 from deploy.stack import UNLIMITED, Stack
-from events.log.hints import log_channel
 from events.vocabulary import Group, Track, UnitProfile
 from reference import load
 from simulation.inventory import SyntheticUnit, synthetic_inventory
@@ -38,12 +27,9 @@ RATES = ((1, 30), (5, 20), (20, 20))
 WORKERS = (1, 2, 4)
 BACKLOG = 300
 HISTORIES = (1_000, 100_000, 1_000_000)
-SENDERS = 16
-PATIENCE = 120.0
 BEDS = 200
 COPIES = 4
 """As many units fit a request as there are in all the Benelux, and each has more beds than any has: none may run out."""
-WHO = "be-police-antwerp-1"
 
 
 def measure() -> list[Row]:
@@ -207,243 +193,6 @@ def _remember(stack: Stack, first: int, last: int) -> None:
             )
             connection.exec_driver_sql(f"ANALYZE {schema}.events")
     stack.scale("relay", 1)
-
-
-def at_rate(rate: float, seconds: float, work: Callable[[int], float]) -> list[float]:
-    """Milliseconds of each piece of work, begun at its own moment whatever the others take; counted from that moment."""
-    began = time.perf_counter()
-
-    def one(number: int) -> float:
-        due = began + number / rate
-        time.sleep(max(0.0, due - time.perf_counter()))
-        return (work(number) - due) * 1000
-
-    with ThreadPoolExecutor(SENDERS) as senders:
-        return list(senders.map(one, range(int(rate * seconds))))
-
-
-# Haven
-
-
-@dataclass
-class Held:
-    """Opens requests through the gateway, and notices when a bed is on hold for each."""
-
-    stack: Stack
-    _moments: dict[str, float] = field(default_factory=dict)
-    _moved: threading.Condition = field(default_factory=threading.Condition)
-    _local: threading.local = field(default_factory=threading.local)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        logins = json.loads((self.stack.data / "demo-logins.json").read_text())
-        self._basic = base64.b64encode(f"{WHO}:{logins[WHO]}".encode()).decode()
-        self._token = self._new_token()
-        listening = threading.Event()
-        threading.Thread(target=self._watch, args=(listening,), daemon=True).start()
-        assert listening.wait(10)
-
-    def at_rate(self, rate: float, seconds: float) -> list[float]:
-        try:
-            return at_rate(rate, seconds, lambda _number: self._held(self._open()))
-        finally:
-            self._stop.set()
-
-    def open_many(self, count: int) -> None:
-        with ThreadPoolExecutor(SENDERS) as senders:
-            for _ in senders.map(lambda _number: self._open(), range(count)):
-                pass
-
-    def all_held(self, count: int) -> list[float]:
-        """The moments at which each request had a bed on hold."""
-        ends = time.monotonic() + PATIENCE
-        while len(self._moments) < count:
-            assert time.monotonic() < ends, f"{len(self._moments)} of {count} have a bed"
-            time.sleep(0.05)
-        self._stop.set()
-        return list(self._moments.values())
-
-    def _open(self) -> str:
-        headers = {
-            "Authorization": f"Bearer {self._token}",
-            "Content-Type": "application/json",
-            "Idempotency-Key": f"benchmark-{time.perf_counter_ns()}-{threading.get_ident()}",
-        }
-        connection = self._connection()
-        while True:
-            connection.request("POST", "/api/v1/relocation-requests", json.dumps(OPENED), headers)
-            response = connection.getresponse()
-            answered = json.loads(response.read())
-            if response.status == 202:
-                return str(answered["request_id"])
-            # Too much at once for a time limit of the database: the same again, as any client would.
-            assert response.status == 503, answered
-            time.sleep(0.1)
-
-    def _held(self, request_id: str) -> float:
-        with self._moved:
-            assert self._moved.wait_for(lambda: request_id in self._moments, PATIENCE), f"no bed for {request_id}"
-        return self._moments[request_id]
-
-    def _connection(self) -> HTTPConnection:
-        if not hasattr(self._local, "connection"):
-            place = urlsplit(self.stack.url)
-            self._local.connection = HTTPConnection(str(place.hostname), place.port, timeout=30)
-        connection: HTTPConnection = self._local.connection
-        return connection
-
-    def _new_token(self) -> str:
-        connection = self._connection()
-        form = {"Authorization": f"Basic {self._basic}", "Content-Type": "application/x-www-form-urlencoded"}
-        connection.request("POST", "/oauth/token", "grant_type=client_credentials", form)
-        return str(json.loads(connection.getresponse().read())["access_token"])
-
-    def _watch(self, listening: threading.Event) -> None:
-        """Notes when each request has its first bed on hold, as anybody sees it who looks at capacity's log."""
-        with psycopg.connect(_plain(self.stack.administrator.url), autocommit=True) as connection:
-            connection.execute(f'LISTEN "{log_channel("capacity")}"')
-            last = connection.execute("SELECT coalesce(max(position), 0) FROM capacity.events").fetchone()
-            position = last[0] if last else 0
-            listening.set()
-            while not self._stop.is_set():
-                for _ in connection.notifies(timeout=0.05, stop_after=1):
-                    pass
-                found = connection.execute(
-                    "SELECT position, record::json -> 'data' ->> 'request_id', type FROM capacity.events "
-                    "WHERE position > %s ORDER BY position",
-                    (position,),
-                ).fetchall()
-                now = time.perf_counter()
-                position = found[-1][0] if found else position
-                with self._moved:
-                    for _, request_id, kind in found:
-                        if kind == "capacity.hold.placed.v1":
-                            self._moments.setdefault(request_id, now)
-                    self._moved.notify_all()
-
-
-# The raw hops
-
-
-class RawHops:
-    """Insert, message, insert, message, insert: what no design on these parts can do without."""
-
-    def __init__(self, database: str, bootstrap: str, prefix: str) -> None:
-        self._database = database
-        self._local = threading.local()
-        self._topics = (f"{prefix}.1", f"{prefix}.2")
-        self._bootstrap = bootstrap
-        self._arrived: dict[str, float] = {}
-        self._moved = threading.Condition()
-        self._stop = threading.Event()
-        self._producers = [self._producer() for _ in range(3)]
-        ready = [threading.Event(), threading.Event()]
-        self._threads = [
-            threading.Thread(target=self._consume, args=(number, ready[number]), daemon=True) for number in range(2)
-        ]
-        for thread in self._threads:
-            thread.start()
-        for one in ready:
-            assert one.wait(30)
-
-    def chain(self, number: int) -> float:
-        """When the third insert of one chain was durable."""
-        key = f"chain-{number}-{time.perf_counter_ns()}"
-        self.insert(key)
-        self._send(self._producers[0], self._topics[0], key)
-        return self._wait(key)
-
-    def message(self, number: int) -> float:
-        """Milliseconds from handing a message to the producer until the consumer has it; the last topic only."""
-        key = f"message-{number}-{time.perf_counter_ns()}"
-        began = time.perf_counter()
-        self._send(self._producers[0], self._topics[1], key)
-        return (self._wait(key) - began) * 1000
-
-    def insert(self, key: str) -> None:
-        if not hasattr(self._local, "connection"):
-            self._local.connection = psycopg.connect(self._database, autocommit=True)
-        self._local.connection.execute("INSERT INTO raw (key, body) VALUES (%s, %s)", (key, "x" * 300), prepare=True)
-
-    def close(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(10)
-        for producer in self._producers:
-            producer.close(timeout=1)
-
-    def _wait(self, key: str) -> float:
-        with self._moved:
-            assert self._moved.wait_for(lambda: key in self._arrived, PATIENCE)
-        return self._arrived[key]
-
-    def _consume(self, number: int, ready: threading.Event) -> None:
-        consumer = KafkaConsumer(
-            self._topics[number],
-            bootstrap_servers=self._bootstrap,
-            group_id=None,
-            auto_offset_reset="latest",
-            fetch_max_wait_ms=100,
-        )
-        consumer.poll(timeout_ms=500)
-        consumer.seek_to_end()
-        for place in consumer.assignment():
-            consumer.position(place)
-        ready.set()
-        while not self._stop.is_set():
-            for records in consumer.poll(timeout_ms=100).values():
-                for record in records:
-                    self._take(number, record.key.decode())
-        consumer.close()
-
-    def _take(self, number: int, key: str) -> None:
-        if key.startswith("message-"):
-            self._note(key)
-            return
-        self.insert(f"{key}-{number}")
-        if number == 0:
-            self._send(self._producers[1], self._topics[1], key)
-        else:
-            self._note(key)
-
-    def _note(self, key: str) -> None:
-        with self._moved:
-            self._arrived[key] = time.perf_counter()
-            self._moved.notify_all()
-
-    def _producer(self) -> Any:
-        return KafkaProducer(bootstrap_servers=self._bootstrap, acks="all", linger_ms=0)
-
-    @staticmethod
-    def _send(producer: Any, topic: str, key: str) -> None:
-        producer.send(topic, b"x" * 300, key.encode()).get(timeout=30)
-
-
-@contextmanager
-def _raw_hops(stack: Stack) -> Iterator[RawHops]:
-    admin_url = stack.administrator.url
-    name = f"raw{time.time_ns()}"
-    admin = KafkaAdminClient(bootstrap_servers=stack.kafka.bootstrap)
-    topics = {f"{name}.{number}": {"num_partitions": 1, "replication_factor": 1} for number in (1, 2)}
-    admin.create_topics(topics, wait_for_metadata=True)
-    with psycopg.connect(_plain(admin_url), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    database = _plain(admin_url.set(database=name))
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(
-            "CREATE TABLE raw (position bigint GENERATED ALWAYS AS IDENTITY, key text UNIQUE, body text)"
-        )
-    hops = RawHops(database, stack.kafka.bootstrap, name)
-    try:
-        yield hops
-    finally:
-        hops.close()
-        admin.delete_topics(list(topics))
-        admin.close()
-
-
-def _plain(url: sa.URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def main() -> None:
