@@ -32,6 +32,7 @@ from events.vocabulary import (
     Urgency,
     Verb,
 )
+from services.gateway.call_list import CallToMake
 from services.gateway.demand import Figures
 from services.gateway.limits import Stopped
 
@@ -305,22 +306,11 @@ class Alerts(Answer, frozen=True, kw_only=True):
     asks_for_too_many: tuple[Stopped, ...]
 
 
-class CallToMake(Answer, frozen=True, kw_only=True):
-    """A question that reached nobody, or whose answer is late: somebody has to phone."""
-
-    request_id: str
-    ask_id: str
-    shelter_id: str
-    country: CountryCode
-    asked_at: datetime | None
-    deadline: datetime
-    reason: str
-    ours: bool
-
-
 class CallList(Answer, frozen=True, kw_only=True):
     people_are_rung: bool
     calls: tuple[CallToMake, ...]
+    next_at: datetime | None
+    """When the list changes by time alone."""
 
 
 class NextFigures(Answer, frozen=True, kw_only=True):

@@ -41,12 +41,16 @@ SILENT_AFTER = timedelta(seconds=90)
 FIRST_CALL = 3
 """Of an ask, rings from this number on go to the focal point, those before it to the shelter."""
 
-UNRUNG = f"""
-    SELECT r.wait_id FROM rings r JOIN waits w ON w.wait_id = r.wait_id
-    WHERE w.kind = 'ask' AND r.number < {FIRST_CALL}
-    GROUP BY r.wait_id HAVING count(r.sent_at) = 0 AND count(r.failed_at) = count(*)
+UNREACHED = f"""
+    SELECT wait_id, max(failed_at) AS since FROM rings WHERE number < {FIRST_CALL}
+    GROUP BY wait_id HAVING count(sent_at) = 0 AND count(failed_at) = count(*)
 """  # noqa: S608 - a number of ours
-"""Asks whose shelter nothing could reach. On PostgreSQL the gateway reads it as a view (services/migrations/rights.sql)."""
+"""Waits whose party nothing could reach, and since when that is certain: for whoever rings."""
+
+UNRUNG = f"""
+    SELECT u.wait_id FROM ({UNREACHED}) AS u JOIN waits w ON w.wait_id = u.wait_id WHERE w.kind = 'ask'
+"""  # noqa: S608
+"""Asks among them. On PostgreSQL the gateway reads it as a view: it may not see `rings` (services/migrations/rights.sql)."""
 
 
 @dataclass(frozen=True)

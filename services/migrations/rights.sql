@@ -77,9 +77,10 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.rings TO haven_notifier;
 GRANT SELECT, INSERT, UPDATE (at) ON gateway.ringing TO haven_notifier;
 GRANT SELECT, INSERT, DELETE ON gateway.ringing TO haven_projection; -- pauses it while the read model is not whole
 CREATE OR REPLACE VIEW gateway.unrung AS
-    SELECT r.wait_id FROM gateway.rings r JOIN gateway.waits w ON w.wait_id = r.wait_id
-    WHERE w.kind = 'ask' AND r.number < 3
-    GROUP BY r.wait_id HAVING count(r.sent_at) = 0 AND count(r.failed_at) = count(*);
+    SELECT u.wait_id FROM (
+        SELECT wait_id, max(failed_at) AS since FROM gateway.rings WHERE number < 3
+        GROUP BY wait_id HAVING count(sent_at) = 0 AND count(failed_at) = count(*)
+    ) AS u JOIN gateway.waits w ON w.wait_id = u.wait_id WHERE w.kind = 'ask';
 GRANT SELECT ON gateway.unrung, gateway.ringing TO haven_gateway;
 
 -- The gateway's intents: a fingerprint of what was sent goes with the household.

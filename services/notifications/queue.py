@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from services.gateway.read_model import moment_key
 from services.gateway.read_model import waits as waits_table
-from services.gateway.ringing import FIRST_CALL, ringing, rings
+from services.gateway.ringing import UNREACHED, ringing, rings
 from services.gateway.waits import Wait, WaitKind
 from services.notifications.rules import GAP, GAPS, Message
 
@@ -50,10 +50,6 @@ _SENT = sa.text(f"UPDATE rings SET sent_at = :at, claimed_until = NULL, failed_a
 _FAILED = sa.text(
     "UPDATE rings SET tries = :tries, next_try_at = :next_try_at, failed_at = :failed_at, claimed_until = NULL "  # noqa: S608
     f"{_OF_ROW} AND sent_at IS NULL"
-)
-_UNRUNG = sa.text(
-    f"SELECT wait_id, max(failed_at) FROM rings WHERE number < {FIRST_CALL} "  # noqa: S608
-    "GROUP BY wait_id HAVING count(sent_at) = 0 AND count(failed_at) = count(*)"
 )
 _FORGET = sa.text(
     "DELETE FROM rings WHERE next_try_at < :before AND NOT EXISTS (SELECT 1 FROM waits w WHERE w.wait_id = rings.wait_id)"
@@ -148,7 +144,7 @@ class RingQueue:
     def unrung(self) -> dict[str, datetime]:
         """Waits whose party nothing could reach, and since when that is certain."""
         with self._engine.connect() as connection:
-            return {wait_id: datetime.fromisoformat(at) for wait_id, at in connection.execute(_UNRUNG)}
+            return {wait_id: datetime.fromisoformat(at) for wait_id, at in connection.exec_driver_sql(UNREACHED)}
 
     def plan(self, rows: Iterable[tuple[Row, datetime]], nobody: Iterable[tuple[Row, datetime]]) -> None:
         """Keeps rings to be sent from a moment on, and those for which there is nobody; a second time changes nothing."""

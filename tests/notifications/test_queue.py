@@ -1,5 +1,6 @@
 """The queue on both kinds of store: nothing twice, nothing lost, and nobody's claim for ever."""
 
+import re
 import threading
 from collections import Counter
 from datetime import datetime, timedelta
@@ -8,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from services.gateway.read_model import waits
-from services.gateway.ringing import rings
+from services.gateway.ringing import UNRUNG, rings
+from services.migrate import FILES
 from services.notifications.queue import CLAIM, REMEMBERED, RingQueue, Row
 from services.notifications.rules import GAP, GAPS, Message
 from tests.notifications.waiting import NOON, a_wait, begin, end
@@ -158,6 +160,14 @@ def test_an_ask_is_unrung_only_when_every_channel_has_failed(engine: sa.Engine, 
     assert queue.unrung() == {}
     queue.sent([mailbox], NOON)
     assert queue.unrung() == {}
+
+
+def test_the_board_goes_by_the_same_condition_on_postgresql() -> None:
+    """There it reads a view: the rows themselves say who was rung where."""
+    rights = (FILES / "rights.sql").read_text().replace("gateway.", "")
+    view = re.search(r"CREATE OR REPLACE VIEW unrung AS(.*?);", rights, re.DOTALL)
+    assert view
+    assert "".join(view[1].split()) == "".join(UNRUNG.split())
 
 
 def test_with_nobody_to_ring_it_is_unrung_at_once_and_until_somebody_is_named(
