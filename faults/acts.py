@@ -38,6 +38,8 @@ def next_act(rng: random.Random, view: Json) -> Intent | None:
     proposal = view["proposal"]
     if rng.random() < 0.04:
         return withdrawal(view)
+    if rng.random() < 0.04:
+        return details(rng, view)
     match view["stage"]:
         case "asked" | "offered":
             return _answer_or_propose(rng, view)
@@ -90,6 +92,14 @@ def ending(view: Json) -> Intent:
 def withdrawal(view: Json) -> Intent:
     """The origin's focal point gives up on it."""
     return _about(COORDINATORS[view["danger_country"]], view, "withdrawal", {"reason": "danger_passed"})
+
+
+def details(rng: random.Random, view: Json) -> Intent:
+    """The origin's focal point has learnt more of them, or puts it right."""
+    known = {"third_country_national": rng.choice([True, False, None]), "reflection_started_on": None}
+    seen = (view.get("details") or {}).get("version", 0)
+    body = {"version_seen": seen, **known, "region_of_stay": view.get("region_of_stay")}
+    return _about(COORDINATORS[view["danger_country"]], view, "details", body)
 
 
 def erasure(request_id: str) -> Intent:

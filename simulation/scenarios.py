@@ -22,6 +22,7 @@ from events.gateway import (
     RecordArrival,
     RecordConsent,
     RecordDeparture,
+    RecordDetails,
     RegisterUnit,
     ReportCapacity,
     RequestDisclosure,
@@ -310,6 +311,10 @@ class People:
         origin = self.coordinator(request.opened.danger_country, rng.choice((1, 2)))
         if request.proposal is not None and rng.random() < 0.04:
             return self.consent(request, rng.choice(list(ConsentScope)), given=False)
+        if rng.random() < 0.04:
+            return self._any_details(
+                request_id, request
+            ), request.referrer if rng.random() < 0.5 and request.referrer else origin
         match request.stage:
             case Stage.ASKED:
                 return self._answer(request, rng.choice(request.open_asks()))
@@ -441,6 +446,7 @@ class People:
             self._withdrawal,
             self._any_consent,
             self._any_consent,
+            self._any_details,
             self._any_answer,
             self._any_proposal,
             self._any_countersignature,
@@ -482,6 +488,19 @@ class People:
             country=rng.choice(countries),
             given=rng.random() < 0.4,
             by=rng.choice(list(ConsentBy)),
+        )
+
+    def _any_details(self, request_id: str, request: Request) -> Command:
+        """What somebody learnt, or thinks they know better: of the page they have open, or of an older one."""
+        rng, today = self._rng, self.world.now.date()
+        stands = request.opened.region_of_stay if request.opened else None
+        regions = [None, stands, *sorted(self.world.reference.regions)]
+        return RecordDetails(
+            request_id=request_id,
+            version_seen=max(0, request.details_version - rng.choice((0, 0, 0, 1))),
+            third_country_national=rng.choice((None, True, False)),
+            reflection_started_on=today - timedelta(days=rng.randrange(40)) if rng.random() < 0.5 else None,
+            region_of_stay=stands if rng.random() < 0.4 else rng.choice(regions),
         )
 
     def _any_answer(self, request_id: str, request: Request) -> Command:

@@ -38,6 +38,7 @@ from events.placement import (
     AskDeclined,
     AskExpired,
     DeadlineMissed,
+    DetailsRecorded,
     PlacementConfirmed,
     PlacementEnded,
     ProposalLapsed,
@@ -73,6 +74,7 @@ from services.gateway.principals import Account
 from services.gateway.read_model import AVAILABILITY
 from services.node import Node
 from services.placement.domain.matching import HARD_RULES, UnitFacts
+from services.placement.domain.request import OVER
 from services.placement.worker import unit_views
 from simulation.invariants import Checker, Invariant, InvariantViolated, audit
 from simulation.inventory import OCCUPANCY, SyntheticUnit
@@ -104,6 +106,9 @@ TURNOVER = timedelta(hours=30)
 DESK = {Urgency.URGENT: timedelta(minutes=10), Urgency.STANDARD: timedelta(minutes=45)}
 """Median until somebody at a focal point gets to it; standard requests wait for office hours first (assumed)."""
 DESK_SPREAD = 0.8
+LEARNT_AFTER = timedelta(hours=2)
+"""Until more is known of a household whose request was urgent, from when the offices are open (assumed)."""
+LEARNT = ("third_country_national", "reflection_started_on", "region_of_stay")
 HOST_REFUSES = 0.03
 """Of proposals (assumed)."""
 NO_TO_THE_JOURNEY = 0.02
@@ -193,6 +198,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     proposals_lapsed: dict[str, int]
     deadlines_missed: int
     sealed_fields_opened: int
+    learnt_later: int
+    """Times that something was added to a request, or put right."""
     pairs: dict[str, int]
     """Confirmed placements by country of danger and host country."""
     occupancy: tuple[float, float, float]
@@ -224,6 +231,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         yield f"{'holds':32} {self.holds:6}  ran out {self.holds_expired}: {self.bed_days_wasted:.0f} bed-days wasted"
         yield f"{'deadlines missed':32} {self.deadlines_missed:6}"
         yield f"{'sealed fields opened':32} {self.sealed_fields_opened:6}"
+        yield f"{'learnt after the opening':32} {self.learnt_later:6}"
         yield f"{'most asks of one unit':32} {self.most_asks_of_one_unit:6}  for one household"
         yield f"{'most events of a case':32} {self.most_events_of_a_case:6}"
         for title, counts in (
@@ -583,10 +591,25 @@ class Year:
         said = msgspec.to_builtins(case.referral)
         del said["at"], said["behaviour"]
         referrer = self._account(Role.REFERRER, case.referral.danger_country)
+        # A minute is not enough for everything, and nothing of this is needed in it.
+        later = {name: said.pop(name) for name in LEARNT} if case.urgency is Urgency.URGENT else {}
         opened = self.api.send(referrer, "POST", "/relocation-requests", {**said, "callback": CALLBACK})
         case.request_id = opened["request_id"]
         self.cases[case.request_id] = case
         self._at(self.now + case.about(PATIENCE[case.urgency], PATIENCE_SPREAD), self._lose_patience, case)
+        if later:
+            country = self.reference.country(case.referral.danger_country)
+            self._at(next_open(country, self.now) + LEARNT_AFTER, self._learn, case, later)
+
+    def _learn(self, case: Case, said: Json) -> None:
+        """Whoever opened it says what they know by now; where they are, as long as that is of use."""
+        referrer = self._account(Role.REFERRER, case.referral.danger_country)
+        view = self._read(case, referrer)
+        if view["stage"] in OVER:
+            return
+        if view["stage"] in (Stage.DEPARTED, Stage.ASTRAY, Stage.ARRIVED):
+            said = {**said, "region_of_stay": view["region_of_stay"]}
+        self._do(case, referrer, "details", {"version_seen": 0, **said})
 
     def _listen(self) -> None:
         """Whatever moved may concern somebody. The simulation looks for itself here; people read before they act."""
@@ -955,6 +978,7 @@ def _report(year: Year, checker: Checker, logs: Mapping[str, Sequence[Event]], s
         proposals_lapsed=_most_first(figures.lapses),
         deadlines_missed=happened[DeadlineMissed],
         sealed_fields_opened=happened[FieldDisclosed],
+        learnt_later=happened[DetailsRecorded],
         pairs=_most_first(pairs),
         occupancy=(min(year.occupancy), mean(year.occupancy), max(year.occupancy)),
         most_asks_of_one_unit=max((max(s.units_asked.values(), default=0) for s in stories.values()), default=0),

@@ -44,6 +44,7 @@ def test_some_are_placed_and_every_promise_holds(week: tuple[Report, str]) -> No
     assert report.placed > 0
     assert report.arrived > 0
     assert report.sealed_fields_opened > report.placed
+    assert report.learnt_later > 0
     assert report.invariants_checked > 5_000
     assert "0 violations; the read model rebuilt equal to the byte" in text
 
