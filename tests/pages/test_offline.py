@@ -12,9 +12,12 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
+from events.vocabulary import Stage
+from services.gateway.pages import PAGES
 from services.gateway.pages.language import LANGUAGES
 from services.gateway.pages.offline import SHELL, kept_key, shell_version, static_address
-from tests.gateway.world import AN_OPENING, CALLBACK, MISSING, ORIGIN, POLICE, RECEIVING, World
+from services.gateway.read_model import ReadModel
+from tests.gateway.world import AN_OPENING, AUDITOR, CALLBACK, MISSING, ORIGIN, POLICE, RECEIVING, World
 from tests.pages.reader import CSRF, Reader, words
 
 CODES = [language.code for language in LANGUAGES]
@@ -189,6 +192,28 @@ def test_a_page_that_lives_says_from_where_on_it_listens(world: World, who: Any,
     shown = re.search(r'data-shown="([^"]*)"', page)
     assert shown
     assert json.loads(shown[1].replace("&#34;", '"'))[request_id] > 0
+
+
+def test_pages_that_listen_ask_from_where_on_and_no_others_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    request_id, looked = world.bring_to(Stage.OFFERED), list[int]()
+    last_change = world.core.read_model.last_change
+    monkeypatch.setattr(ReadModel, "last_change", lambda _self: looked.append(1) or last_change())
+    paths = {page.path for page in PAGES if page.method == "GET"} - {"/live"}
+    listening = set()
+    for who in (ORIGIN, RECEIVING, POLICE, AUDITOR):
+        reader = Reader(world, who)
+        for path in sorted(paths):
+            looked.clear()
+            address = path.replace("<request_id>", request_id).replace("<ask_id>", world.ask_to(request_id, RECEIVING))
+            page = reader.get(address)
+            if 'id="live"' in page.text:
+                listening.add(path)
+                assert re.search(r'data-after="\d+"', page.text), path
+            if page.status_code == 200:
+                assert bool(looked) is next(one.lives for one in PAGES if (one.method, one.path) == ("GET", path)), path
+    assert listening == {one.path for one in PAGES if one.lives and one.method == "GET"}
+    again = Reader(world, RECEIVING).send("/places", unit=f"{RECEIVING.organisation}-u1", revision="1", free="many")
+    assert re.search(r'id="live"[^>]* data-after="\d+"', again.text)
 
 
 def test_nothing_is_missed_between_making_a_page_and_listening(world: World) -> None:

@@ -22,7 +22,7 @@ _MAY_TAKE_BACK = (Stage.OPENED, Stage.SHORTLISTED, Stage.ASKED, Stage.OFFERED)
 _SIGNED = (Stage.PROPOSED, Stage.COUNTERSIGNED, Stage.CONSENTED, Stage.CONFIRMED, Stage.DEPARTED, Stage.ASTRAY)
 
 
-@page("GET", "/asks", Role.SHELTER, Role.COORDINATOR)
+@page("GET", "/asks", Role.SHELTER, Role.COORDINATOR, lives=True)
 def inbox(visit: Visit) -> Response:
     all_waiting = portion(visit.ask("GET", "/asks").data["asks"], ASKS_AT_ONCE, request.args.get("from", ""))
     may_answer = visit.principal.role is Role.SHELTER

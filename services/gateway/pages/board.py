@@ -259,7 +259,7 @@ def put_on_wall(visit: Visit) -> Response:
     return see_other("/board?wall=1")
 
 
-@page("GET", "/board", Role.COORDINATOR, is_wall=_is_wall)
+@page("GET", "/board", Role.COORDINATOR, is_wall=_is_wall, lives=True)
 def board(visit: Visit) -> Response:
     now = visit.site.gateway.clock()
     country = visit.principal.country

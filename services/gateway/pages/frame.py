@@ -70,6 +70,8 @@ class Page:
     in_trouble: "InTrouble | None" = None
     """What is shown when the database fails and nobody knows any more who is there."""
     is_wall: Callable[[], bool] = lambda: False
+    lives: bool = False
+    """Whether it listens for what moves after it was made."""
 
 
 View = Callable[["Visit"], Response]
@@ -84,12 +86,13 @@ def page(
     *roles: Role,
     in_trouble: InTrouble | None = None,
     is_wall: Callable[[], bool] = lambda: False,
+    lives: bool = False,
 ) -> Callable[[View], Page]:
     """Declares a page for these roles; for whoever is signed in, if none is named. `is_wall`: whether this request is for what a
     wall shows, which loads itself."""
 
     def declare(view: View) -> Page:
-        return Page(method, path, roles or EVERYBODY, view, in_trouble, is_wall)
+        return Page(method, path, roles or EVERYBODY, view, in_trouble, is_wall, lives)
 
     return declare
 
@@ -135,8 +138,8 @@ class Visit:
     session: Session
     path: Mapping[str, str] = field(default_factory=dict)
     language: Language = field(default_factory=lambda: chosen_language("", ""))
-    last_change: int = 0
-    """The last one before anything was read for this page: whoever listens from there on misses nothing."""
+    last_change: int | None = None
+    """The last one before anything was read for a page that lives: whoever listens from there on misses nothing."""
 
     @property
     def principal(self) -> Principal:
@@ -258,7 +261,8 @@ def guarded(site: Site, page: Page) -> Callable[..., Response]:
             return _sign_in_first(site)
         if not site.login.may_stay(cookie, session):
             return _sign_in_first(site)
-        visit = Visit(site, cookie, session, path, g.language, site.gateway.read_model.last_change())
+        last_change = site.gateway.read_model.last_change() if page.lives else None
+        visit = Visit(site, cookie, session, path, g.language, last_change)
         g.visit = visit
         if page.method == "POST":
             require_own_form(site, session)

@@ -123,14 +123,14 @@ class Seen:
         return cls(*parts)
 
 
-@page("GET", "/places", Role.SHELTER)
+@page("GET", "/places", Role.SHELTER, lives=True)
 def our_places(visit: Visit) -> Response:
     kept = visit.session.kept
     said = Said.typed(dict(kept.fields)) if kept is not None and kept.path == "/places" else None
     return _show(visit, _units(visit), said=said if said and said.unit else None, undo=visit.take_once())
 
 
-@page("POST", "/places", Role.SHELTER)
+@page("POST", "/places", Role.SHELTER, lives=True)
 def change_places(visit: Visit) -> Response:
     response = _confirm(visit) if visit.text("what") == "confirm" else _report(visit)
     return _in_short(visit, response) if visit.text("reply") == "short" else response

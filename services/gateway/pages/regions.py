@@ -159,7 +159,7 @@ def rhythms_of(reference: Reference) -> list[tuple[list[str], dict[str, int]]]:
     ]
 
 
-@page("GET", "/regions", Role.COORDINATOR)
+@page("GET", "/regions", Role.COORDINATOR, lives=True)
 def regions(visit: Visit) -> Response:
     ours, reference = visit.principal.country, visit.site.reference
     found = regions_of(visit.ask("GET", "/availability").data["regions"], reference, ours)

@@ -50,7 +50,7 @@ def requests(visit: Visit) -> Response:
     )
 
 
-@page("GET", "/requests/<request_id>", *FOLLOW, Role.AUDITOR)
+@page("GET", "/requests/<request_id>", *FOLLOW, Role.AUDITOR, lives=True)
 def case(visit: Visit) -> Response:
     if visit.principal.role is Role.AUDITOR:
         # What an auditor may see of a case is its trail: the link of a colleague leads there.
