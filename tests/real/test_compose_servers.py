@@ -17,7 +17,7 @@ import yaml
 
 from deploy import kafka_access, secrets
 from deploy.artifacts import java, kafka_jars
-from events.kafka import topics
+from events.kafka import connection, topics
 from events.kafka.connection import CredentialsRefused
 from services.config import read_settings
 from services.migrate import OWNER, ROLES, migrate
@@ -30,12 +30,12 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml
 
 
 @contextmanager
-def running(command: list[str | Path], log: Path, **how: Any) -> Iterator[None]:
+def running(command: list[str | Path], log: Path, stop: signal.Signals, **how: Any) -> Iterator[None]:
     with log.open("wb") as said, subprocess.Popen(command, stdout=said, stderr=said, **how) as server:
         try:
             yield
         finally:
-            server.send_signal(signal.SIGINT)
+            server.send_signal(stop)
             try:
                 server.wait(30)
             except subprocess.TimeoutExpired:
@@ -80,16 +80,18 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
         "HAVEN_KAFKA_CA_FILE": str(places["CONFIG"] / secrets.AUTHORITY),
         "HAVEN_SECRETS_DIR": str(places["SECRETS"]),
     }
-    with running(command, folder / "log", env=environment):
+    # As the container engine stops it. A JVM that was started in the background, as tests may be, would not heed SIGINT.
+    with running(command, folder / "log", signal.SIGTERM, env=environment):
         wait_until(lambda: b"Kafka Server started" in (folder / "log").read_bytes(), 90)
         yield folder, ours
 
 
 def test_the_broker_lets_its_administrator_in_and_nobody_else_before_passwords_are_set(
-    broker: tuple[Path, dict[str, str]],
+    broker: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = read_settings(broker[1])
     settings.broker(kafka_access.ADMINISTRATOR).admin("test").close()
+    monkeypatch.setattr(connection, "REACH_SECONDS", 3)
     with pytest.raises(CredentialsRefused):
         settings.broker("haven_topics").admin("test")
 
@@ -143,7 +145,7 @@ def test_postgresql_starts_and_is_prepared_as_on_the_map() -> None:
     psql = {"cwd": folder, "capture_output": True, "text": True, **account}
     psql["env"] = {"PGHOST": str(folder), "PGPORT": str(port), "PATH": "/usr/bin:/bin"}
     try:
-        with running(command, folder / "log", cwd=folder, **account):
+        with running(command, folder / "log", signal.SIGINT, cwd=folder, **account):
             probe = [programs / "pg_isready", "--quiet", "--host=127.0.0.1"]
             wait_until(lambda: subprocess.run(probe, env=psql["env"], check=False).returncode == 0)
             create = [programs / "psql", "--dbname=postgres", "--command=CREATE DATABASE haven"]

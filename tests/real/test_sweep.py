@@ -10,7 +10,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import TopicPartition
 
 from events.envelope import Event, encode
-from events.kafka import topics
+from events.kafka import connection, topics
 from events.kafka.connection import Broker, BrokerUnreachable
 from events.kafka.dead_letters import CUT_SHORT
 from events.kafka.history import History, HistoryCutShort
@@ -153,7 +153,10 @@ def test_partitions_that_were_added_are_read_too(world: World, service: Service)
     wait_for(handled)
 
 
-def test_dead_letters_are_tried_again_while_the_broker_is_away(world: World, service: Service) -> None:
+def test_dead_letters_are_tried_again_while_the_broker_is_away(
+    world: World, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "REACH_SECONDS", 1)
     fails = iter([True])
 
     def once(_event: Event) -> None:

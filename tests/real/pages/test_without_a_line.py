@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,25 +225,28 @@ def another(unit: Json) -> int:
 # What stays
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_without_a_line_there_is_a_page_that_says_so_and_it_goes_by_itself(
-    people: People, line: Line, language: str
+def test_without_a_line_there_is_a_page_in_each_language_that_says_so_and_it_goes_by_itself(
+    people: People, line: Line
 ) -> None:
-    with people.visit(STAFF, language) as page:
-        page.goto("/places")
-        wait_for_the_worker(page)
-        with cut(line, page):
-            page.goto("/asks")
-            assert page.locator("[data-offline]").count() == 1
-            assert page.locator("html").get_attribute("lang") == language
-            assert page.locator("a[href='tel:112']").count() == 3
-            assert "aven" not in page.inner_text("body")
-            assert page.evaluate("document.fonts.check('16px \"Atkinson Hyperlegible Next\"')")
-            assert findings(page) == []
-            assert too_wide(page) == []
-            picture(page, f"no-line-{language}")
-        page.wait_for_selector("header", timeout=20_000)
-        assert page.url.endswith("/asks")
+    with ExitStack() as visits:
+        pages = {language: visits.enter_context(people.visit(STAFF, language)) for language in LANGUAGES}
+        for page in pages.values():
+            page.goto("/places")
+            wait_for_the_worker(page)
+        with cut(line, *pages.values()):
+            for language, page in pages.items():
+                page.goto("/asks")
+                assert page.locator("[data-offline]").count() == 1
+                assert page.locator("html").get_attribute("lang") == language
+                assert page.locator("a[href='tel:112']").count() == 3
+                assert "aven" not in page.inner_text("body")
+                assert page.evaluate("document.fonts.check('16px \"Atkinson Hyperlegible Next\"')")
+                assert findings(page) == []
+                assert too_wide(page) == []
+                picture(page, f"no-line-{language}")
+        for page in pages.values():
+            page.wait_for_selector("header", timeout=20_000)
+            assert page.url.endswith("/asks")
 
 
 def test_nothing_of_what_was_seen_stays_in_the_browser(people: People, line: Line) -> None:
