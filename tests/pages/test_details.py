@@ -1,5 +1,6 @@
 """What is learnt later, at the pages: seen to be missing, added, put right, and never over what a colleague has written meanwhile."""
 
+import logging
 import re
 from uuid import uuid4
 
@@ -290,3 +291,20 @@ def test_the_form_and_its_conflict_are_there_in_every_language(world: World, lan
         ids = re.findall(r' id="([^"]+)"', page)
         assert len(ids) == len(set(ids))
         assert " style=" not in page
+
+
+def test_what_was_typed_is_in_no_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Also not as a code that has no words: whoever comes back from signing in is shown what nobody has looked at yet."""
+    request_id = world.open()
+    record(Reader(world, COLLEAGUE), request_id, **LEARNT)
+    path = f"/requests/{request_id}/details"
+    fields = (("version_seen", "0"), ("region_of_stay", "KESTREL58"), ("reflection_started_on", "KESTREL58"))
+    kept = KeptForm(path=path, fields=fields, person=POLICE.person)
+    principal = world.node.gateway.verifier.principal(world.token(POLICE))
+    police = Reader(world, POLICE)
+    cookie = world.node.sessions.begin(Session(csrf=CSRF, principal=principal, kept=kept))
+    police.client.set_cookie("haven", cookie, domain="127.0.0.1")
+    with caplog.at_level(logging.DEBUG):
+        answer = police.get(path)
+    assert words(answer).count("KESTREL58") == 2
+    assert "KESTREL" not in caplog.text

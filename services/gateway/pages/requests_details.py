@@ -173,7 +173,7 @@ def _both(view: Json, filled: Typed, asked: Sequence[str]) -> list[tuple[str, st
     said = {
         name: CITIZENSHIP.get(text, text) if name == "third_country_national" else text for name, text in sent.items()
     }
-    return [(labels[name], detail_words(name, said[name]), detail_words(name, view.get(name))) for name in asked]
+    return [(labels[name], detail_words(said[name]), detail_words(view.get(name))) for name in asked]
 
 
 PAGES: tuple[Page, ...] = (details, record_details)

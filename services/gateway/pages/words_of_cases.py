@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from events.vocabulary import Role
 from services.gateway.pages.frame import Visit
 from services.gateway.pages.language import country_name, day, gettext, ngettext
-from services.gateway.pages.words import word
+from services.gateway.pages.words import TABLES, word
 from services.gateway.read_model import Json
 
 SOON, TICKS = timedelta(minutes=5), timedelta(days=1)
@@ -43,13 +43,13 @@ def detail_labels() -> dict[str, str]:
     }
 
 
-def detail_words(name: str, said: object) -> str:
+def detail_words(said: object) -> str:
     """One of those in words, as it was said or left open. What is no day and no code is shown as it was typed."""
     if said is None or said == "":
         return gettext("Not known")
     if isinstance(said, bool):
         return gettext("Yes") if said else gettext("No")
-    if name == "region_of_stay":
+    if said in TABLES["Region"]:
         return word("Region", str(said))
     try:
         return day(str(said))

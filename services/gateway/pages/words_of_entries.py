@@ -93,8 +93,8 @@ def _learnt(detail: Json) -> list[str]:
         gettext(
             "%(what)s: %(now)s (before: %(before)s)",
             what=label,
-            now=detail_words(name, known[name]),
-            before=detail_words(name, before.get(name)),
+            now=detail_words(known[name]),
+            before=detail_words(before.get(name)),
         )
         for name, label in detail_labels().items()
         if name in known and known[name] != before.get(name)
