@@ -89,6 +89,31 @@ def test_a_step_without_an_answer_says_so(police: Any, scene: Scene, part: str) 
     says_what_is_wrong(police, f"{part}, wrong")
 
 
+def test_what_was_learnt_later_says_what_is_wrong_and_who_else_wrote(police: Any, scene: Scene) -> None:
+    case = scene.opened()
+    police.goto(f"/requests/{case}")
+    police.click("main .govuk-task-list a[href$='/details#region_of_stay']")
+    must_be_sound(police, "details")
+    assert police.evaluate("location.hash") == "#region_of_stay"
+    police.check("input[name=third_country_national][value=yes]")
+    police.fill("#reflection_started_on", "2199-01-01")
+    send(police, "form", 400)
+    says_what_is_wrong(police, "details, wrong", "reflection_started_on")
+    assert police.locator("input[name=third_country_national][value=yes]").is_checked()
+    theirs = {"third_country_national": None, "reflection_started_on": None, "region_of_stay": "BE10"}
+    scene.act(ORIGIN, case, "details", {"version_seen": 0, **theirs})
+    police.fill("#reflection_started_on", "")
+    send(police, "form", 409)
+    says_what_is_wrong(police, "details, both versions", "both")
+    assert scene.view(case)["third_country_national"] is None
+    assert police.locator("#region_of_stay").input_value() == "BE10"
+    send(police, "form")
+    assert police.locator(".govuk-notification-banner[role=alert]").count() == 1
+    must_be_sound(police, "case, with what was learnt")
+    stands = scene.view(case)
+    assert (stands["third_country_national"], stands["region_of_stay"]) == (True, "BE10")
+
+
 def test_an_arrival_and_an_end_without_an_answer_say_so(people: People, scene: Scene, language: str) -> None:
     offer = scene.departed()
     with people.visit(offer.staff, language) as shelter:
