@@ -11,7 +11,8 @@
   const root = document.documentElement;
   const loaded = Date.now();
   const served = Date.parse(root.dataset.now);
-  const serverTime = (at) => served + (at - loaded) * (Number(root.dataset.speed) || 1);
+  const speed = Number(root.dataset.speed) || 1;
+  const serverTime = (at) => served + (at - loaded) * speed;
   const clock = new Intl.DateTimeFormat("en-GB", { timeZone: "Europe/Brussels", hour: "2-digit", minute: "2-digit" });
 
   const start = () => {
@@ -20,7 +21,11 @@
     const words = box.dataset;
     const [state, said, button, changed] = ["state", "said", "pause", "changed"].map((name) => box.querySelector(`[data-live-${name}]`));
     const shown = new Map(Object.entries(JSON.parse(words.shown || "{}")));
+    const standing = () => document.getElementById("standing")?.dataset ?? {};
     const swaps = document.getElementById("standing") !== null;
+    // Some of it changes by time alone: the server says in how many of its seconds. Counted from when it came, so that a clock that
+    // is wrong, or is put right meanwhile, asks once too early at most.
+    const ends = (from) => from + (Number(standing().standsFor) * 1000) / speed;
 
     let source;
     let last = words.after;
@@ -35,6 +40,7 @@
     let waits = false; // for the answer to what was asked last
     let again = false; // something moved while it waited, and may not be in that answer
     let due;
+    let until = ends(loaded); // what is shown stands so long by itself; NaN: for ever
     let spokenAt = 0;
 
     const ask = () => {
@@ -86,7 +92,12 @@
         document.dispatchEvent(new CustomEvent("line"));
         tell();
       });
-      source.addEventListener("beat", proof);
+      source.addEventListener("beat", (event) => {
+        proof();
+        // What no change tells of: who is rung, what is set aside.
+        const { unheard } = JSON.parse(event.data);
+        if (unheard && standing().unheard && unheard !== standing().unheard) refresh();
+      });
       source.addEventListener("moved", moved);
       source.addEventListener("error", () => {
         opened = false;
@@ -122,6 +133,10 @@
     const tick = () => {
       const now = Date.now();
       if (!paused && opened && now - heard >= SILENCE) open(); // a line that is there and says nothing
+      if (!paused && now >= until) {
+        until = NaN;
+        refresh();
+      }
       if (!paused && behind && now - asked > LOST / 3) refresh();
       tell();
     };
@@ -129,11 +144,18 @@
     button.addEventListener("click", () => {
       paused = !paused;
       button.textContent = paused ? words.goOn : words.pauseIt;
-      if (paused) close();
-      else open();
+      if (paused) {
+        clearTimeout(due);
+        due = undefined;
+        close();
+      } else {
+        open();
+        if (behind) refresh();
+      }
       tell();
     });
     document.addEventListener("htmx:after:swap", () => {
+      until = ends(Date.now());
       waits = false;
       behind = again || due !== undefined ? Date.now() : 0;
       heard = Date.now();

@@ -64,7 +64,7 @@ class Connection(Protocol):
 class Manner:
     """How a stream says what is not a change."""
 
-    beat: bytes = b": still here\n\n"
+    beat: Callable[[], bytes] = lambda: b": still here\n\n"
     start_again: bytes = b"event: reload\ndata: {}\n\n"
     """What lies between is not known any more: read everything again."""
     last_word: bytes = b""
@@ -138,7 +138,7 @@ class Listener:
         if now >= self._ends:
             self.is_over = True
         elif now >= self._beats and not self._lines:
-            self.say(self.manner.beat)
+            self.say(self.manner.beat())
 
     def hears_of(self, kind: str, concerned: frozenset[str]) -> bool:
         # Every country's free beds are on a coordinator's board.
@@ -167,6 +167,8 @@ class Feed:
     def __init__(self, read_model: ReadModel, log: EventLog, lateness: Lateness) -> None:
         self.news = 0
         self.doubts: list[Doubt] = []
+        self.unheard: Callable[[], str] = str
+        """A mark of what boards show and no change tells of (services/gateway/pages/live.py)."""
         self.is_closing = False
         self._read_model = read_model
         self._lateness = lateness

@@ -2,6 +2,7 @@
 published API document. A route without a rule cannot exist.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,13 @@ class Gateway:
     ringing: AskAboutRinging = Ringing
     """Whether people are rung, and whom nothing reached."""
     limits: Limits = field(default_factory=Limits)
+
+    def unheard(self) -> str:
+        """A mark of what a focal point looks at and no change tells of: whether people are rung, whom nothing reached, what is set
+        aside. It is another when one of these is, and says nothing of any."""
+        ringing = self.ringing()
+        said = msgspec.json.encode([ringing.is_on, sorted(ringing.unrung), self.set_aside()])
+        return hashlib.sha256(said).hexdigest()[:12]
 
     def note_read(
         self,

@@ -15,6 +15,7 @@ from services.gateway.pages.board import (
     capacity_by_country,
     lane_of,
     lanes_of,
+    stands_until,
     troubles_of,
     way_on,
 )
@@ -196,6 +197,53 @@ def test_free_beds_are_counted_by_country_and_only_our_own_regions_are_to_be_pho
     regions = [row("NL", 1, 0, 0), row("NL", 2, 3, 0), row("BE", 4, 0, 1), row("NL", 0, 0, 2)]
     assert capacity_by_country(regions) == [CountryCapacity("BE", 4, 0, 1), CountryCapacity("NL", 3, 3, 2)]
     assert call_first(regions, "NL") == [regions[1], regions[3]]
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (None, HOUR),
+        (timedelta(days=3), HOUR),
+        (timedelta(days=1, minutes=10), timedelta(minutes=10)),
+        (timedelta(days=1), HOUR),
+        (timedelta(minutes=30), timedelta(minutes=25)),
+        (timedelta(minutes=5), timedelta(minutes=5)),
+        (timedelta(minutes=4), timedelta(minutes=4)),
+        (timedelta(0), HOUR),
+        (timedelta(minutes=-4), HOUR),
+    ],
+)
+def test_a_board_knows_until_when_it_stands_by_itself(left: timedelta | None, expected: timedelta) -> None:
+    view = a_view(Stage.ASKED, deadline=None if left is None else key_of(START + left))
+    until = stands_until([a_view(Stage.ASKED), view], None, START)
+    assert until - START == expected
+    assert stands_until([view], START + timedelta(minutes=2), START) == START + timedelta(minutes=2)
+
+
+@pytest.mark.parametrize("left", [timedelta(days=1, minutes=5), timedelta(minutes=5, seconds=20), timedelta(minutes=3)])
+def test_what_a_row_says_changes_then_and_not_before(left: timedelta) -> None:
+    view = a_view(Stage.ASKED, deadline=key_of(START + left))
+
+    def said(now: datetime) -> tuple[str, tuple[str, ...], Lane | None]:
+        return clock_of(view["deadline"], now), troubles_of(view, now), lane_of(view, "BE", now)
+
+    until = stands_until([view], None, START)
+    assert said(until - timedelta(seconds=1)) == said(START)
+    assert said(until + timedelta(seconds=1)) != said(START)
+
+
+def test_a_board_says_for_how_long_it_stands(world: World) -> None:
+    request_id = world.open()
+    left = datetime.fromisoformat(world.view(request_id)["deadline"]) - world.now
+    for path in ("/board", "/board?wall=1"):
+        for headers in ({}, {"HX-Request": "true"}):
+            page = Reader(world, ORIGIN).get(path, headers=headers).get_data(as_text=True)
+            stands = re.search(r'<div id="standing" data-stands-for="(\d+)" data-unheard="[0-9a-f]{12}"', page)
+            assert stands
+            assert 0 < int(stands[1]) <= left.total_seconds()
 
 
 def links_of(page: str) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from reference import load
-from services.gateway.call_list import CallReason, calls_to_make
+from services.gateway.call_list import CallReason, calls_to_make, next_call_at
 from services.gateway.read_model import moment_key
 from services.gateway.ringing import Ringing
 from services.gateway.waits import ask_wait_id
@@ -78,6 +78,33 @@ def test_an_ask_of_an_older_release_counts_from_when_its_request_was_opened() ->
     assert reason(view, RUNG, CALL) is CallReason.UNANSWERED
 
 
+@pytest.mark.parametrize(
+    ("view", "minutes", "expected"),
+    [
+        (a_view(), 0, CALL),
+        (a_view(), CALL - 0.01, CALL),
+        (a_view(), CALL, None),
+        (a_view("standard"), 0, None),
+        (a_view(state="declined"), 0, None),
+    ],
+)
+def test_when_the_list_changes_by_time_alone_is_known_before(
+    view: dict[str, Any], minutes: float, expected: int | None
+) -> None:
+    said = next_call_at([view], CLOCKS, START + timedelta(minutes=minutes))
+    assert said == (None if expected is None else START + timedelta(minutes=expected))
+
+
+def test_the_list_says_when_to_look_again_and_then_there_is_something_to_see() -> None:
+    views = [a_view(), a_view(opened_at=moment_key(START - timedelta(minutes=5)))]
+    views[1]["asks"]["a-1"].pop("asked_at")
+    now, seen = START, [0]
+    while (following := next_call_at(views, CLOCKS, now)) is not None:
+        now = following
+        seen.append(len(calls_to_make(views, "NL", CLOCKS, now, RUNG)))
+    assert seen == [0, 1, 2]
+
+
 # Through the API
 
 
@@ -109,8 +136,12 @@ def test_without_anybody_who_rings_an_urgent_ask_is_on_the_list_at_once(world: W
 def test_a_shelter_that_answers_leaves_the_list(world: World) -> None:
     request_id = world.open()
     assert on_list(world, HOST) == {}
+    assert datetime.fromisoformat(world.done(world.get(HOST, "/call-list"))["next_at"]) == world.now + timedelta(
+        minutes=CALL
+    )
     world.later(minutes=CALL)
     assert on_list(world, HOST) == {"nl-shelter-01": "unanswered", "nl-shelter-02": "unanswered"}
+    assert world.done(world.get(HOST, "/call-list"))["next_at"] is None
     body = {"accept": False, "decline": "no_space"}
     world.ask(NEIGHBOUR, "POST", f"/asks/{world.ask_to(request_id, NEIGHBOUR)}/answer", body)
     assert "nl-shelter-02" not in on_list(world, HOST)
@@ -127,18 +158,19 @@ def board_of(world: World, who: Any, path: str = "/board") -> str:
 
 
 @pytest.mark.usefixtures("rung")
-def test_the_board_shows_whom_to_phone_and_how_long_they_were_silent(world: World) -> None:
+def test_the_board_shows_whom_to_phone_and_since_when_they_are_silent(world: World) -> None:
     request_id = world.open()
     code = f"{request_id[:4]}-{request_id[4:8]}".upper()
     assert "Calls to make" not in board_of(world, HOST)
+    asked = f"Asked: {world.now + timedelta(hours=1):%d/%m/%Y, %H:%M}."
     world.later(minutes=CALL + 2)
     shown = board_of(world, HOST)
-    assert f"Phone nl-shelter-01 : Case {code} . Asked 22 minutes ago. It does not answer." in shown
+    assert f"Phone nl-shelter-01 : Case {code} . {asked} It does not answer." in shown
     deadline = datetime.fromisoformat(world.view(request_id)["asks"][world.ask_to(request_id, RECEIVING)]["deadline"])
     assert f"Haven asks elsewhere after {deadline + timedelta(hours=1):%H:%M}." in shown
     abroad = board_of(world, ORIGIN)
     assert "nl-shelter" not in abroad
-    assert f"Netherlands: Case {code} . Asked 22 minutes ago." in abroad
+    assert f"Netherlands: Case {code} . {asked}" in abroad
     assert "2 calls to make" in board_of(world, HOST, "/board?wall=1")
     world.done(world.withdraw(request_id))
     assert "Calls to make" not in board_of(world, HOST)

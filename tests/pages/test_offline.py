@@ -232,7 +232,7 @@ def test_nothing_is_missed_between_making_a_page_and_listening(world: World) -> 
 
 def test_a_page_hears_that_somebody_is_still_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.feed.HEARTBEAT_SECONDS", 0.01)
-    answer = Reader(world, ORIGIN).client.get("/live", base_url=world.node.settings.url, buffered=False)
+    answer = Reader(world, POLICE).client.get("/live", base_url=world.node.settings.url, buffered=False)
     lines = iter(answer.response)
     assert next(lines).startswith(b"retry: ")
     assert next(lines) == b"event: beat\ndata: {}\n\n"

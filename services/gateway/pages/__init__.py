@@ -96,6 +96,7 @@ def add_pages(
         asks_again=bool(settings.issuer),
     )
     gateway.feed.doubts.append(sessions.doubts)
+    gateway.feed.unheard = live.Unheard(gateway.unheard)
     site = Site(gateway, sessions, login, guests)
     open_to_all = (
         entrance.entrance(site),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from math import ceil
 
 from flask import Response, request
 
@@ -12,7 +13,7 @@ from services.gateway.pages.frame import Page, Visit, page, see_other
 from services.gateway.pages.language import country_within, gettext, mark, ngettext
 from services.gateway.pages.portions import Portion, even_share, portion
 from services.gateway.pages.words import word
-from services.gateway.pages.words_of_cases import case_code, clock_of, household_words, is_for, who_acts
+from services.gateway.pages.words_of_cases import SOON, TICKS, case_code, clock_of, household_words, is_for, who_acts
 from services.gateway.read_model import Json
 
 PAGE_OF_REQUESTS = "100"
@@ -20,6 +21,7 @@ ROWS_AT_ONCE = 18
 ROWS_ON_A_WALL = 40
 CALLS_AT_ONCE = 8
 """So many rows leave a page under 30 KB; each lane says how many it has, and the board looks at all of them."""
+STANDS_AT_MOST = timedelta(hours=1)
 
 
 class Lane(StrEnum):
@@ -210,15 +212,22 @@ def call_first(regions: Iterable[Json], country: str) -> list[Json]:
     ]
 
 
-def calls_shown(calls: Iterable[Json], now: datetime) -> tuple[list[Json], list[Json]]:
+def stands_until(views: Iterable[Json], next_call: datetime | None, now: datetime) -> datetime:
+    """When a board changes by time alone, if nothing moves: a deadline comes near or passes, or somebody has been silent for too
+    long. After an hour in any case, so that "in two days" grows no older."""
+    deadlines = [datetime.fromisoformat(view["deadline"]) for view in views if view["deadline"]]
+    moments = [deadline - before for deadline in deadlines for before in (TICKS, SOON, timedelta(0))]
+    moments += [next_call] if next_call else []
+    return min([now + STANDS_AT_MOST, *(moment for moment in moments if moment > now)])
+
+
+def calls_shown(calls: Iterable[Json]) -> tuple[list[Json], list[Json]]:
     """Our own shelters to phone; and of those abroad the country and the case alone, each once: which shelter is for the focal
     point there."""
     ours: list[Json] = []
     abroad: dict[tuple[str, str], Json] = {}
     for call in calls:
-        # What was asked this very second was not asked "in 0 seconds".
-        asked_at = min(datetime.fromisoformat(call["asked_at"]), now - timedelta(seconds=1))
-        shown = {**call, "code": case_code(call["request_id"]), "asked_at": asked_at}
+        shown = {**call, "code": case_code(call["request_id"])}
         if call["ours"]:
             ours.append(shown)
         else:
@@ -263,23 +272,29 @@ def put_on_wall(visit: Visit) -> Response:
 def board(visit: Visit) -> Response:
     now = visit.site.gateway.clock()
     country = visit.principal.country
-    lanes = lanes_of(_open_requests(visit), country, now)
+    unheard = visit.site.gateway.feed.unheard()  # before what it is a mark of
+    views = _open_requests(visit)
+    lanes = lanes_of(views, country, now)
     is_wall = _is_wall()
     named = _in_portions(lanes, ROWS_ON_A_WALL if is_wall else ROWS_AT_ONCE)
     told = visit.ask("GET", "/alerts").data
     alerts: Sequence[Json] = told["set_aside"]
     to_call = visit.ask("GET", "/call-list").data
-    ours, of_others = calls_shown(to_call["calls"], now)
+    ours, of_others = calls_shown(to_call["calls"])
+    next_call = datetime.fromisoformat(to_call["next_at"]) if to_call["next_at"] else None
+    stands_for = stands_until(views, next_call, now) - now
+    stands = {"unheard": unheard, "stands_for": ceil(stands_for.total_seconds()) + 1}
     # A page that is open already asks for what stands now, and puts it where it was.
     is_part = "HX-Request" in request.headers
     if is_wall:
         template = "board_wall_standing.html" if is_part else "board_wall.html"
-        return visit.render(template, now=now, lanes=named, has_alerts=bool(alerts), calls=ours)
+        return visit.render(template, now=now, lanes=named, stands=stands, has_alerts=bool(alerts), calls=ours)
     regions = visit.ask("GET", "/availability").data["regions"]
     return visit.render(
         "board_standing.html" if is_part else "board_lanes.html",
         now=now,
         lanes=named,
+        stands=stands,
         alerts=alerts,
         capacity=capacity_by_country(regions),
         call_first=call_first(regions, country),
