@@ -19,6 +19,7 @@ from services.connections import engine_of
 from services.gateway import stream
 from services.gateway.alert_routes import set_aside_on_postgresql
 from services.gateway.api import RULES_WITHOUT_STREAM, create_app
+from services.gateway.asked_for import AskedFor
 from services.gateway.feed import Feed, revoked
 from services.gateway.identity import demo_identity, external_identity
 from services.gateway.intake import Intake
@@ -77,7 +78,7 @@ class GatewayProcess:
             verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
-            limits=Limits(settings.requests_per_minute, settings.beds_at_once, self.clock),
+            limits=Limits(settings.requests_per_minute, settings.beds_at_once, self.clock, AskedFor(self.log.engine)),
             feed=Feed(read_model, self.log, lateness),
             lateness=lateness,
             set_aside=set_aside_on_postgresql(self.log.engine),

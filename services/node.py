@@ -28,6 +28,7 @@ from services.clock import Clock, clock_of, real_time
 from services.config import Settings
 from services.gateway.alert_routes import set_aside_in_node
 from services.gateway.api import create_app
+from services.gateway.asked_for import AskedFor
 from services.gateway.authorization_server import refuse_when_external
 from services.gateway.erasure import Eraser
 from services.gateway.feed import Feed, revoked
@@ -263,6 +264,8 @@ class Node:
     def _app(self, reference: Reference) -> Flask:
         self._token_store = store = TokenStore(self.directory.database("tokens"), real_time)
         store.create_schema()
+        asked_for = AskedFor(store.engine)
+        asked_for.create_schema()
         identity = demo_identity(self.settings, self.accounts, reference.countries.keys(), store, real_time)
         self.logins = identity.logins
         lateness = Lateness(self.core.read_model, self.core.gateway_log)
@@ -275,7 +278,7 @@ class Node:
             verifier=identity.verifier,
             clock=self.clock,
             new_id=lambda: str(uuid4()),
-            limits=Limits(self.settings.requests_per_minute, self.settings.beds_at_once, self.clock),
+            limits=Limits(self.settings.requests_per_minute, self.settings.beds_at_once, self.clock, asked_for),
             feed=Feed(self.core.read_model, self.core.gateway_log, lateness),
             lateness=lateness,
             set_aside=set_aside_in_node(self.core.consumers),

@@ -109,6 +109,7 @@ REASONS: Mapping[int, str] = {
     "state and PKCE; for an identity provider elsewhere it is a setting there.",
     46: "There are no agreements between organisations. What ends is being asked, travelling with a case, and being let in.",
     55: "Nobody who uses Haven can name an address for it to fetch. The operator names the issuer and whom to ring.",
-    61: "Limits are kept in memory: there is no store that can be down. Addresses are counted by the proxy.",
+    61: "What a person asks is counted in memory: there is no store that can be down. Beds are counted for all gateways in the database "
+    "that the request goes to; what cannot be counted is let through. Addresses are counted by the proxy.",
 }
 """Where an attack does not apply, or not in full: why."""

@@ -32,9 +32,9 @@ from events.vocabulary import (
     Urgency,
     Verb,
 )
+from services.gateway.asked_for import Stopped
 from services.gateway.call_list import CallToMake
 from services.gateway.demand import Figures
-from services.gateway.limits import Stopped
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

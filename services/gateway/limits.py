@@ -1,9 +1,9 @@
 """How much one person, and one organisation, may ask for: so that nobody walks through all there is, and nobody keeps beds from others
 for households that are not there.
 
-Kept in the memory of each gateway process. There is no store that could be down, and nothing to wait for between an urgent request
-and its answer; two gateways let through twice as much. Addresses are not counted: behind a proxy everybody has the same one, so that is for
-the proxy to do (docs/operations.md).
+How often a person asks is kept in the memory of each gateway process: nothing to wait for, and no write for a read; two gateways let
+through twice as much. Beds are counted for all of them in the database that the request itself goes to (`asked_for`). Addresses are not
+counted: behind a proxy everybody has the same one, so that is for the proxy to do (docs/operations.md).
 """
 
 import logging
@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
-import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
+from events.log.engines import is_database_trouble
 from services.gateway import problems
+from services.gateway.asked_for import AskedFor, Stopped
 from services.gateway.principals import Principal
 
 logger = logging.getLogger(__name__)
@@ -28,18 +30,8 @@ STREAMS_AT_ONCE = 8
 """Live streams of one person: as many tabs and telephones as anybody looks at."""
 REMEMBERED = timedelta(days=1)
 """How long coordinators are told that an organisation was stopped."""
-A_DAY = timedelta(days=1)
 MANY = 10_000
 """Buckets of which the full ones are forgotten: they say nothing."""
-
-
-class Stopped(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation that asked for more beds than it may: how often, and when last."""
-
-    organisation: str
-    country: str
-    times: int
-    last: datetime
 
 
 @dataclass
@@ -50,21 +42,16 @@ class Buckets:
     refill: float
     _left: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def give_back(self, name: str, amount: int) -> None:
-        left, at = self._left.get(name, (float(self.size), 0.0))
-        self._left[name] = min(self.size, left + amount), at
-
-    def take(self, name: str, amount: int, now: float) -> float:
-        """0 if there was enough, else the seconds until there will be; then nothing is taken. Whoever asks for more than a whole
-        bucket is let through when it is full: one household may be larger than what is left."""
+    def take(self, name: str, now: float) -> float:
+        """Takes one: 0 if there was one, else the seconds until there will be."""
         if not self.size:
             return 0.0
         before, at = self._left.get(name, (float(self.size), now))
         rate = self.size / self.refill
         left = min(self.size, before + max(0.0, now - at) * rate)
-        if left < min(amount, self.size):
-            return (min(amount, self.size) - left) / rate
-        self._left[name] = left - amount, now
+        if left < 1:
+            return (1 - left) / rate
+        self._left[name] = left - 1, now
         if len(self._left) > MANY:
             self._left = {one: (n, t) for one, (n, t) in self._left.items() if n + (now - t) * rate < self.size}
         return 0.0
@@ -78,13 +65,14 @@ class Limits:
         requests_per_minute: int = 0,
         beds_at_once: int = 0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        asked_for: AskedFor | None = None,
     ) -> None:
         self._requests = Buckets(requests_per_minute, 60.0)
-        self._beds = Buckets(beds_at_once, A_DAY.total_seconds())
+        self._beds_at_once = beds_at_once
+        self._asked_for = asked_for or AskedFor.in_memory()
         self._now = now
         self._under_way: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
-        self._stopped: dict[str, Stopped] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -94,7 +82,7 @@ class Limits:
         person = principal.person
         with self._lock:
             is_too_much = bool(self._requests.size) and self._under_way[person] >= AT_ONCE
-            wait = 1.0 if is_too_much else self._requests.take(person, 1, monotonic())
+            wait = 1.0 if is_too_much else self._requests.take(person, monotonic())
             if not wait:
                 self._under_way[person] += 1
         if wait:
@@ -137,28 +125,26 @@ class Limits:
 
         def take(beds: int) -> None:
             nonlocal taken
-            self._take_beds(principal, beds)
-            taken = beds
+            if self._take_beds(principal, beds):
+                taken = beds
 
         try:
             yield take
         except Exception:
-            with self._lock:
-                self._beds.give_back(principal.organisation, taken)
+            if taken:
+                with _even_so():
+                    self._asked_for.give_back(principal.organisation, taken)
             raise
 
-    def _take_beds(self, principal: Principal, beds: int) -> None:
-        now = self._now()
-        with self._lock:
-            wait = self._beds.take(principal.organisation, beds, now.timestamp())
-            if wait:
-                before = self._stopped.get(principal.organisation)
-                self._stopped[principal.organisation] = Stopped(
-                    organisation=principal.organisation,
-                    country=principal.country,
-                    times=before.times + 1 if before else 1,
-                    last=now,
-                )
+    def _take_beds(self, principal: Principal, beds: int) -> bool:
+        """Whether they were counted."""
+        if not self._beds_at_once:
+            return False
+        wait = None
+        with _even_so():
+            wait = self._asked_for.take(
+                principal.organisation, principal.country, beds, self._beds_at_once, self._now()
+            )
         if wait:
             logger.warning("an organisation asks for more beds than it may")
             raise problems.Problem(
@@ -168,14 +154,25 @@ class Limits:
                 next_action="Phone the focal point of your country: they are told of this and can open the request.",
                 headers=_wait_for(wait),
             )
+        return wait is not None
 
     def stopped(self, country: str) -> list[Stopped]:
         """Organisations of this country that were stopped within the last day."""
-        since = self._now() - REMEMBERED
-        with self._lock:
-            self._stopped = {name: one for name, one in self._stopped.items() if one.last >= since}
-            ours = [one for one in self._stopped.values() if one.country == country]
-        return sorted(ours, key=lambda one: one.organisation)
+        if not self._beds_at_once:
+            return []
+        return self._asked_for.stopped(country, self._now() - REMEMBERED)
+
+
+@contextmanager
+def _even_so() -> Iterator[None]:
+    """A limit that cannot be counted stops nobody: if the database is gone, the request fails where it is kept; if only this is in its way,
+    a household is."""
+    try:
+        yield
+    except SQLAlchemyError as failure:
+        if not is_database_trouble(failure):
+            raise
+        logger.warning("beds were not counted error=%s", type(failure).__name__)
 
 
 def _wait_for(seconds: float) -> dict[str, str]:

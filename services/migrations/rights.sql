@@ -89,6 +89,7 @@ GRANT SELECT, DELETE ON gateway.idempotency TO haven_projection;
 
 -- Tokens that are refused and proofs that were used, for all gateways: nothing is updated, so nothing ends before its time.
 GRANT SELECT, INSERT, DELETE ON gateway.revocations, gateway.used_proofs TO haven_gateway;
+GRANT SELECT, INSERT, UPDATE (beds, at, times_stopped, stopped_at) ON gateway.asked_for TO haven_gateway; -- how much was asked for
 
 -- The read model: one writer, and readers who see what `haven.parties` of their transaction says.
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway.requests, gateway.request_parties, gateway.asks, gateway.units, gateway.trail,

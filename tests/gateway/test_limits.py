@@ -169,29 +169,22 @@ def test_of_many_at_once_as_many_get_through_as_may(police: Principal) -> None:
 @pytest.mark.parametrize(("later", "granted"), [(0, False), (5.9, False), (6.1, True), (600, True), (-600, False)])
 def test_a_bucket_fills_again_with_time_and_never_by_a_clock_set_back(later: float, granted: bool) -> None:
     bucket = Buckets(10, 60)
-    assert not any(bucket.take("a", 1, 1000) for _ in range(10))
-    wait = bucket.take("a", 1, 1000 + later)
+    assert not any(bucket.take("a", 1000) for _ in range(10))
+    wait = bucket.take("a", 1000 + later)
     assert (wait == 0) is granted
     assert granted or 0 < wait <= 6
-
-
-def test_one_household_larger_than_a_whole_bucket_is_let_through_when_it_is_full() -> None:
-    bucket = Buckets(10, 60)
-    assert bucket.take("a", 40, 0) == 0
-    assert bucket.take("a", 1, 0) > 0
-    assert bucket.take("b", 1, 0) == 0
 
 
 def test_the_memory_of_a_bucket_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MANY", 100)
     bucket = Buckets(10, 1)
     for number in range(1000):
-        bucket.take(f"person-{number}", 1, float(number))
+        bucket.take(f"person-{number}", float(number))
     assert len(bucket._left) <= 101
 
 
 def test_without_a_limit_nothing_is_counted(police: Principal) -> None:
-    assert not any(Buckets(0, 60).take("a", 1, 0) for _ in range(1000))
+    assert not any(Buckets(0, 60).take("a", 0) for _ in range(1000))
     unlimited = Limits()
     for _ in range(1000):
         with unlimited.request_of(police), unlimited.beds_for(police) as take:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 import events.kafka.dead_letters
 import events.sealing
 import services.capacity.worker
+import services.gateway.asked_for
 import services.gateway.intake
 import services.gateway.pages.sessions
 import services.gateway.read_model
@@ -102,6 +103,7 @@ DECLARED = {
         services.gateway.read_model.changes_metadata,
         services.gateway.ringing.metadata,
         services.gateway.token_store.metadata,
+        services.gateway.asked_for.metadata,
         services.gateway.pages.sessions.metadata,
     ),
     "placement": (*OF_EVERY_LOG, services.placement.worker.metadata),

@@ -134,6 +134,7 @@ GRANTED: dict[str, dict[str, str]] = {
         "gateway.idempotency": "SELECT INSERT DELETE",
         "gateway.revocations": "SELECT INSERT DELETE",
         "gateway.used_proofs": "SELECT INSERT DELETE",
+        "gateway.asked_for": "SELECT INSERT UPDATE(at,beds,stopped_at,times_stopped)",
         "gateway.page_sessions": "SELECT INSERT UPDATE(sealed,seen_at) DELETE",
         "gateway.cursors": "SELECT",
         "gateway.last_change": "SELECT",
