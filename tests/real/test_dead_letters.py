@@ -54,7 +54,10 @@ def rounds_until(service: Service, condition) -> None:
     wait_for(after_a_round, 60)
 
 
-def test_every_kind_of_poison_delays_its_own_stream_alone(world: World, service: Service) -> None:
+def test_every_kind_of_poison_delays_its_own_stream_alone(
+    world: World, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "FIRST_PAUSE", dead_letters.FIRST_PAUSE / 5)
     failing = {"always": 10**6, "thrice": 3}
 
     def fail(event: Event) -> None:
