@@ -1,7 +1,8 @@
 """What is done to the runtime: each fault one function that breaks something once and heals it, while people go on working."""
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,11 @@ class Fault:
     short: int
     full: int
     strike: Strike
+
+
+def is_meant(only: Iterable[re.Pattern[str]], name: str) -> bool:
+    """Whether one of the patterns is found in a name."""
+    return any(pattern.search(name) for pattern in only)
 
 
 class PointNotReached(Exception):
@@ -203,7 +209,7 @@ FAULTS: tuple[Fault, ...] = (
         for point in points
     ),
     *(Fault(f"SIGSTOP {kind}", 1, 17, partial(frozen, kind)) for kind in ("placement", "capacity", "relay")),
-    Fault("SIGSTOP gateway", 0, 10, partial(frozen, "gateway")),
+    *(Fault(f"SIGSTOP {kind}", 0, 10, partial(frozen, kind)) for kind in ("projection", "gateway")),
     Fault("every message 2 to 5 times", 1, 5, everything_again),
     Fault("Kafka wiped and rebuilt", 1, 5, wiped_kafka),
 )

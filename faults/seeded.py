@@ -1,5 +1,6 @@
 """Every bug of `faults.bugs` in turn: a few faults under load that bring it out, and whether the verdict catches it."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from functools import partial
 
 from faults.bugs import BUGS
 from faults.campaign import folder
-from faults.campaigns import PointNotReached, died_at, everything_again
+from faults.campaigns import PointNotReached, died_at, everything_again, is_meant
 from faults.site import Site, Strike
 from faults.verdict import judge
 from faults.wrapped import Point
@@ -85,7 +86,7 @@ def _struck(strike: Strike, site: Site) -> None:
         return  # then the bug is not brought out, and not caught
 
 
-def campaign(only: str, seed: int, say: Callable[..., None]) -> int:
+def campaign(only: Sequence[re.Pattern[str]], seed: int, say: Callable[..., None]) -> int:
     """All of them; the exit status."""
     say("seeded bug", "", "", "caught by")
     missed = 0
@@ -95,8 +96,7 @@ def campaign(only: str, seed: int, say: Callable[..., None]) -> int:
     return 1 if missed else 0
 
 
-def results(only: str, seed: int) -> Iterator[Caught]:
-    parts = [part.strip() for part in only.split(",")]
+def results(only: Sequence[re.Pattern[str]], seed: int) -> Iterator[Caught]:
     for name in BUGS:
-        if any(part in name for part in parts):
+        if is_meant(only, name):
             yield tried(name, seed)
