@@ -16,6 +16,7 @@ SwaggerUIBundle({
         AuthorizeBtnContainer: nothing,
         authorizeOperationBtn: nothing,
         ServersContainer: nothing,
+        JsonSchemaForm: nothing, // fields to fill in, without a name that is read out
       },
     }),
   ],

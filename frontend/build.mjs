@@ -70,16 +70,14 @@ function swagger() {
   const names = new Map();
   const url = /url\(\s*(?:"((?:\\.|[^"\\])*)"|(data:[^)"]*))\s*\)/g;
   const css = changed(text(dist, "swagger-ui.css"), /\n*\/\*# sourceMappingURL=[^*]*\*\/\s*$/, "\n");
-  files.set(
-    "swagger-ui.css",
-    changed(css, url, (_, quoted, bare) => {
-      const [, kind, body] = (quoted?.replace(/\\(.)/g, "$1") ?? bare).match(/^data:image\/([^;,]+)[^,]*,([\s\S]*)$/);
-      const name = names.get(body) ?? `swagger-ui-${names.size + 1}.${kind.replace("svg+xml", "svg")}`;
-      names.set(body, name);
-      files.set(name, kind === "svg+xml" ? decodeURIComponent(body) + "\n" : Buffer.from(body, "base64"));
-      return `url(${name})`;
-    }),
-  );
+  const filed = changed(css, url, (_, quoted, bare) => {
+    const [, kind, body] = (quoted?.replace(/\\(.)/g, "$1") ?? bare).match(/^data:image\/([^;,]+)[^,]*,([\s\S]*)$/);
+    const name = names.get(body) ?? `swagger-ui-${names.size + 1}.${kind.replace("svg+xml", "svg")}`;
+    names.set(body, name);
+    files.set(name, kind === "svg+xml" ? decodeURIComponent(body) + "\n" : Buffer.from(body, "base64"));
+    return `url(${name})`;
+  });
+  files.set("swagger-ui.css", filed + transformSync(text(here, "api-docs.css"), { loader: "css", minify: true }).code);
 }
 
 function notice() {
@@ -102,7 +100,7 @@ function notice() {
     },
     "swagger-ui-dist": {
       files: "swagger-ui.js, swagger-ui.css and swagger-ui-*",
-      changes: "no validator on the web by default; pictures of the style sheet in files of their own; no source maps",
+      changes: "no validator on the web by default; pictures of the style sheet in files of their own; colours that can be read; no source maps",
       licence: (folder) =>
         [
           text(folder, "NOTICE"),
