@@ -23,7 +23,7 @@ from deploy import kafka_access
 from deploy.certificates import LOOPBACK
 from deploy.keycloak import Keycloak as KeycloakAdmin
 from deploy.keycloak import provision
-from deploy.parts import Kafka, Keycloak, PostgreSQL
+from deploy.parts import Kafka, KafkaCluster, Keycloak, PostgreSQL
 from deploy.postgresql import prepare
 from deploy.private import private_file
 from deploy.process import Command, Part, PartFailed
@@ -106,7 +106,7 @@ class HavenProcess(Part):
 
 class Stack:
     """The runtime in one folder. `counts` says how many processes of each kind there are, `more` are further settings,
-    `inventory` the units it begins with."""
+    `inventory` the units it begins with. More than one of `brokers` keep a copy each of all topics."""
 
     def __init__(
         self,
@@ -118,12 +118,15 @@ class Stack:
         more: Mapping[str, str] | None = None,
         inventory: Sequence[SyntheticUnit] | None = None,
         keycloak: bool = False,
+        brokers: int = 1,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.counts = {kind: (counts or {}).get(kind, int(kind not in NOT_BY_ITSELF)) for kind in PROCESSES}
         self.secure = secure
-        self.kafka = Kafka(self.folder / "kafka", principals=PRINCIPALS if secure else None)
+        principals, kafka = PRINCIPALS if secure else None, self.folder / "kafka"
+        self.cluster = KafkaCluster(kafka, brokers=brokers, principals=principals) if brokers > 1 else None
+        self.kafka = self.cluster.brokers[0] if self.cluster else Kafka(kafka, principals=principals)
         self.postgresql = PostgreSQL(self.folder / "postgresql", fsync=fsync)
         # Where the pages are is said to the realm once the gateway has its port (`sign_in_at_keycloak`).
         pages = {"HAVEN_PUBLIC_URL": f"http://{LOOPBACK}"}
@@ -160,8 +163,8 @@ class Stack:
             "HAVEN_KAFKA": self.kafka.bootstrap,
             "HAVEN_KAFKA_CA_FILE": str(self.kafka.ca_file) if self.secure else "",
             "HAVEN_KAFKA_PARTITIONS": "3",
-            "HAVEN_KAFKA_REPLICATION": "1",
-            "HAVEN_KAFKA_IN_SYNC": "1",
+            "HAVEN_KAFKA_REPLICATION": str(len(self.kafka.quorum)),
+            "HAVEN_KAFKA_IN_SYNC": str(len(self.kafka.quorum) // 2 + 1),
             **self.more,
         }
 
@@ -187,7 +190,7 @@ class Stack:
         return self
 
     def start_parts(self) -> None:
-        parts = (self.kafka, self.postgresql, self.keycloak)
+        parts = (self.cluster or self.kafka, self.postgresql, self.keycloak)
         _at_once(self._running.enter_context, [part for part in parts if part])
 
     def prepare(self) -> None:
@@ -213,7 +216,10 @@ class Stack:
         settings = self.settings
         if self.secure:
             administrator = Broker(
-                (self.kafka.bootstrap,), self.kafka.ADMIN, self.kafka.password(self.kafka.ADMIN), self.kafka.ca_file
+                tuple(self.kafka.bootstrap.split(",")),
+                self.kafka.ADMIN,
+                self.kafka.password(self.kafka.ADMIN),
+                self.kafka.ca_file,
             )
             passwords = {principal: self.kafka.password(principal) for principal in PRINCIPALS}
             kafka_access.apply(administrator, settings.layout, passwords)

@@ -3,6 +3,7 @@
 import logging
 import socket
 import ssl
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from kafka.errors import (
     RequestTimedOutError,
     SaslAuthenticationFailedError,
 )
+from kafka.net import manager
 from kafka.net.compat import KafkaNetClient
+from kafka.net.transport import KafkaSSLTransport
 
 # At DEBUG this client writes its whole configuration to the log, the password with it.
 logging.getLogger("kafka.admin.client").setLevel(logging.INFO)
@@ -26,6 +29,8 @@ SASL_MECHANISM = "SCRAM-SHA-512"
 REACH_SECONDS = 10
 """How long a starting process tries to reach a broker before it says that it cannot."""
 PROBE_SECONDS = 2
+HANDSHAKE_SECONDS = 3.0
+"""How long a broker may take for its part of the TLS handshake."""
 
 
 class BrokerProblem(Exception):
@@ -154,6 +159,26 @@ class Broker:
             except (OSError, ValueError):
                 continue
         return found
+
+
+class _Transport(KafkaSSLTransport):  # type: ignore[misc]  # kafka-python ships no types
+    """kafka-python's TLS, with an end to the handshake. By itself it waits for ever for a broker that is frozen, or gone behind a
+    network that drops everything: its system still takes connections, or took this one. With one such broker of three, a relay
+    and the sweeps stood still until it came back, whenever they happened to try it first."""
+
+    async def handshake(self) -> None:
+        ends = time.monotonic() + HANDSHAKE_SECONDS
+        while True:
+            try:
+                self._sock.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                await self._net.wait_read(self._sock, timeout_at=ends)
+            except ssl.SSLWantWriteError:
+                await self._net.wait_write(self._sock, timeout_at=ends)
+
+
+manager.KafkaSSLTransport = _Transport
 
 
 class _NetClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types

@@ -3,6 +3,7 @@
 Nothing is created by accident: a mistyped topic on a broker that creates on demand would swallow events that nobody reads.
 """
 
+import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from events.kafka.connection import Broker, BrokerProblem
 from events.kafka.layout import LARGEST_MESSAGE, Layout
 
 CLIENT_ID = "haven-topics"
+KNOWN_SECONDS = 10.0
+"""How long it may take until every broker has heard of a topic that was made just now."""
 APPLY = "apply deploy/kafka/access.toml with `python -m deploy.kafka_access`"
 
 
@@ -40,12 +43,16 @@ def create(broker: Broker, layout: Layout) -> list[str]:
     try:
         there = set(admin.list_topics())
         lines = []
+        made_at = 0.0
         for topic, partitions in layout.wanted().items():
             made = topic not in there and _create_one(admin, topic, partitions, layout)
             what = f"created with {partitions} partitions, {layout.replication} copies" if made else "there already"
             lines.append(f"{topic}: {what}")
+            made_at = time.monotonic() if made else made_at
         admin.wait_for_topics(list(layout.wanted()))
-        problems = _problems(admin, layout, layout.wanted())
+        # Each question may go to another broker, and not all have heard of what was made.
+        while (problems := _problems(admin, layout, layout.wanted())) and time.monotonic() < made_at + KNOWN_SECONDS:
+            time.sleep(0.1)
     except KafkaError as failure:
         raise broker.problem(failure, "create topics") from None
     finally:

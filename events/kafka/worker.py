@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 EXIT_UNEXPECTED = 70
 """Exit status (EX_SOFTWARE) of a process that met an error nobody had thought of; it is to be started again."""
+REQUEST_SECONDS = 15.0
+"""How long a fetch waits for a broker that is frozen before it asks where its partitions are led now; Faust's default is 90. More
+than the session: the join of a group waits for members whose session runs out."""
 STOP_SECONDS = 3.0
 END_ANYWAY_SECONDS = 4.5
 GATHER_SECONDS = 0.002
@@ -59,6 +62,7 @@ def faust_app(
         consumer_group_instance_id=worker_name,
         broker_session_timeout=8.0,
         broker_heartbeat_interval=2.0,
+        broker_request_timeout=REQUEST_SECONDS,
         broker_max_poll_records=500,
         broker_commit_interval=1.0,
         consumer_auto_offset_reset="earliest",

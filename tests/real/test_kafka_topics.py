@@ -2,6 +2,7 @@
 
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -321,6 +322,27 @@ def test_an_address_where_nobody_listens_is_named() -> None:
 
 def test_one_of_several_addresses_that_answers_is_enough(kafka: str, layout: Layout) -> None:
     assert create(Broker(("127.0.0.1:9", kafka, "nowhere.invalid:9092")), layout)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address as a frozen broker's: the system takes the connection, and nobody says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("less_patience")
+def test_a_handshake_that_nobody_answers_has_an_end(secured: Broker, silent: str) -> None:
+    assert "no Kafka broker answers" in refusal(replace(secured, servers=(silent,)), BrokerUnreachable)
+
+
+def test_one_silent_address_of_several_keeps_nobody_away(
+    secured: Broker, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", 0.5)
+    broker = replace(secured, servers=(silent, *secured.servers))
+    for _ in range(6):  # which of them is tried first is drawn by lot
+        broker.admin("test").close()
 
 
 @pytest.mark.usefixtures("less_patience")
