@@ -33,6 +33,15 @@
     location.replace(away?.dataset.exitTo || "about:blank");
   };
 
+  // Some browsers keep a page in their memory as it stood, whatever its headers say, and Back shows it before anybody is asked. It is
+  // put away unseen, and asked for anew.
+  addEventListener("pagehide", (event) => {
+    if (event.persisted && document.querySelector("form.haven-exit")) root.classList.add("haven-away");
+  });
+  addEventListener("pageshow", (event) => {
+    if (event.persisted && root.classList.contains("haven-away")) location.reload();
+  });
+
   document.addEventListener("submit", (event) => {
     if (event.target.matches("form[action='/sign-out']")) forget();
     if (!event.target.matches("form.haven-exit")) return;

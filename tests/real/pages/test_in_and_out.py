@@ -16,6 +16,17 @@ def test_the_exit_leaves_nothing_to_go_back_to(people: People) -> None:
         must_be_out(page, people.url)
 
 
+def test_a_page_that_the_browser_keeps_in_its_memory_is_put_away_unseen_and_asked_for_anew(people: People) -> None:
+    # Browsers that are driven by a program keep none: they are told what one that does would tell.
+    with people.visit(POLICE) as page:
+        page.goto("/requests")
+        page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', {persisted: true}))")
+        assert not page.locator("main h1").is_visible()
+        with page.expect_navigation():
+            page.evaluate("setTimeout(() => dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true})))")
+        page.locator("main h1").wait_for()
+
+
 def test_the_exit_works_without_javascript(people: People) -> None:
     with people.visit(POLICE, anew=True, java_script_enabled=False) as page:
         page.seen.away_to = WEATHER
