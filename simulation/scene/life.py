@@ -7,11 +7,13 @@ touched is theirs: nobody in here takes a step in it again, and while they look 
 import logging
 import random
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from events.envelope import Event
 from events.gateway import (
@@ -62,15 +64,16 @@ AGAIN_AFTER = timedelta(minutes=5)
 BEAT_SECONDS = 5.0
 OVER = frozenset({Stage.ENDED, Stage.WITHDRAWN, Stage.REFUSED, Stage.ERASED})
 MOST_CASES = 300
-"""So many of the newest cases are looked at."""
+"""So many of the newest open cases are looked at."""
 
 
 @dataclass
 class Touched:
     """What visitors have done, as the gateway's log tells it."""
 
-    ours: set[str] = field(default_factory=set)
-    """Requests that the scene opened."""
+    told: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Requests that the scene opened, by the name of their story, in the order of their opening."""
+    story_of: dict[str, str] = field(default_factory=dict)
     theirs: set[str] = field(default_factory=set)
     """Requests and units in which a visitor took a step."""
     looked_at: dict[str, datetime] = field(default_factory=dict)
@@ -81,7 +84,7 @@ class Touched:
         data, actor = event.data, event.actor
         if is_colleague(actor.person):
             if isinstance(data, OpenRelocationRequest):
-                self.ours.add(data.request_id)
+                self._hear_opening(data)
             return
         if actor.role is Role.SYSTEM:
             return
@@ -92,6 +95,16 @@ class Touched:
             self.theirs.add(event.stream.partition("-")[2])
         elif isinstance(data, RecordConsulted) and data.resource in LOOKED_AT:
             self.looked_at |= dict.fromkeys(data.subjects, event.time)
+
+    def _hear_opening(self, data: OpenRelocationRequest) -> None:
+        opening = msgspec.json.decode(msgspec.json.encode(data))  # as a view has it
+        if story := next((story for story in STORIES if story.is_told_by(opening)), None):
+            self.told[story.name].append(data.request_id)
+            self.story_of[data.request_id] = story.name
+
+    def last_told(self, story: Story) -> str | None:
+        """Its newest request in which no visitor took a step."""
+        return next((one for one in reversed(self.told[story.name]) if one not in self.theirs), None)
 
     def leaves_alone(self, subject: str, now: datetime) -> bool:
         looked_at = self.looked_at.get(subject)
@@ -150,20 +163,22 @@ class Life:
     def due(self, now: datetime) -> list[tuple[datetime, str, Act]]:
         """What everybody would do next, and when. Where no scene was made there is nobody: cases of others are not added to."""
         self._hear()
-        if self._begin is None and not self.touched.ours:
+        if self._begin is None and not self.touched.story_of:
             return []
-        opened: Counter[str] = Counter()
         told: dict[str, list[Json]] = defaultdict(list)
-        for view in self._read_model.requests(self._parties, None, MOST_CASES):
-            if view["request_id"] in self.touched.ours:
-                story = next(story for story in STORIES if story.is_told_by(view))
-                opened[story.name] += 1
-                if view["request_id"] not in self.touched.theirs:
-                    told[story.name].append(view)
+        for view in self._read_model.requests(self._parties, None, MOST_CASES, only_open=True):
+            if view["request_id"] not in self.touched.theirs:
+                told[self.touched.story_of.get(view["request_id"], "")].append(view)
         units = self._read_model.units([AVAILABILITY])
         found = list(self._words(units))
         for story in STORIES:
-            found += self._goes_on(story, told[story.name], opened[story.name], units, now)
+            here, last_id = told[story.name], self.touched.last_told(story)
+            last = next((view for view in here if view["request_id"] == last_id), None)
+            if last is None and last_id is not None:
+                last = self._read_model.request(last_id, self._parties)
+                if last is None:
+                    continue  # kept, and not shown yet: without a look at it a second one would be opened
+            found += self._goes_on(story, here, last, units, now)
         return [(max(moment, self._not_before.get(name, moment)), name, act) for moment, name, act in found]
 
     def _hear(self) -> None:
@@ -175,16 +190,16 @@ class Life:
     # Cases
 
     def _goes_on(
-        self, story: Story, told: Sequence[Json], opened: int, units: Sequence[Json], now: datetime
+        self, story: Story, here: Sequence[Json], last: Json | None, units: Sequence[Json], now: datetime
     ) -> Iterator[tuple[datetime, str, Act]]:
-        """What happens in one story. The newest case is on its way to where it rests; older ones go on once it is there."""
-        here = [view for view in told if view["stage"] not in OVER]
+        """What happens in one story, of which these cases are open. The newest is on its way to where it rests; older ones go on once it
+        is there. `last` is the one that was opened last, open or over."""
         newest = here[0] if here else None
         stands = newest is not None and _stands(story, newest)
         if newest is None or _is_past(story, newest) or stands:
-            moment = self._opens_at(story, told[0] if told else None, newest if stands else None, now)
+            moment = self._opens_at(story, last, newest if stands else None, now)
             if moment is not None:
-                yield moment, story.name, lambda: self._open(story, opened, units)
+                yield moment, story.name, lambda: self._open(story, units)
         for view in here:
             is_newest = view is newest
             if self.touched.leaves_alone(view["request_id"], now) or stands is is_newest:
@@ -210,9 +225,9 @@ class Life:
         rested = _moment(standing["changed_at"]) + story.rest
         return min(rested, _moment(standing["deadline"]) - TO_SPARE) if standing["deadline"] else rested
 
-    def _open(self, story: Story, number: int, units: Sequence[Json]) -> None:
+    def _open(self, story: Story, units: Sequence[Json]) -> None:
         self._make_room(story, units)
-        self._cast.open(story, number)
+        self._cast.open(story, len(self.touched.told[story.name]))
 
     def _is_watched(self, now: datetime) -> bool:
         return self.touched.last is not None and now - self.touched.last < SOMEBODY_IS_HERE

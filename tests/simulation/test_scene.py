@@ -25,12 +25,12 @@ from services.first_look import FILES, LedNode, make_scene
 from services.gateway.access import present_request
 from services.gateway.pages.board import Lane, lane_of
 from services.gateway.principals import SCOPES_OF_ROLE, Principal
-from services.gateway.read_model import AVAILABILITY
+from services.gateway.read_model import AVAILABILITY, ReadModel
 from services.gateway.routing import ON_BEHALF_OF
 from services.node import SCENE_MADE, SCENE_MAKING, DataDirectory, DataDirectoryTaken
 from simulation.invariants import audit
 from simulation.scene.cast import CALLBACK, RENDEZVOUS, STEPS, Cast, NotDone, is_colleague
-from simulation.scene.life import LOOKED_AT_FOR
+from simulation.scene.life import LOOKED_AT_FOR, OVER
 from simulation.scene.stories import STORIES
 from tests.gateway.world import GUARDIAN, ORIGIN, POLICE, Who, somebody
 from tests.journeys.process import HAVEN, RunningNode, environment
@@ -364,6 +364,38 @@ def test_a_case_in_which_a_visitor_took_a_step_is_theirs(settings: Settings) -> 
         assert next_girl["request_id"] != girl["request_id"], "another one waits for the next visitor"
         assert next_girl["stage"] == Stage.COUNTERSIGNED
         promises_hold(led)
+
+
+def test_of_what_is_over_the_people_of_a_scene_look_at_each_storys_last_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every few seconds, for as long as the node runs: of what is over there is more every day."""
+    with opened(settings) as led:
+        many: list[Json] = []
+        alone: list[Json | None] = []
+        requests, request = ReadModel.requests, ReadModel.request
+        monkeypatch.setattr(ReadModel, "requests", lambda *said, **more: many.extend(requests(*said, **more)) or many)
+        monkeypatch.setattr(ReadModel, "request", lambda *said: alone.append(request(*said)) or alone[-1])
+        assert led.life.due(led.now)
+        assert many
+        assert not [view for view in many if view["stage"] in OVER]
+        assert len(alone) <= len(STORIES)
+        assert all(view and view["stage"] in OVER for view in alone)
+
+
+def test_a_case_that_is_kept_and_not_shown_yet_is_not_opened_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(settings) as led:
+        led.go_on(NOON + timedelta(minutes=1))
+        life = led.life
+        before = len(life.touched.story_of)
+        monkeypatch.setattr(ReadModel, "requests", lambda *_, **__: [])
+        monkeypatch.setattr(ReadModel, "request", lambda *_: None)
+        names = {story.name for story in STORIES if life.touched.told[story.name]}
+        assert names
+        assert not {name for _, name, _ in life.due(led.now)} & names
+        assert len(life.touched.story_of) == before
 
 
 def test_a_case_that_a_visitor_opened_is_never_touched(settings: Settings) -> None:
