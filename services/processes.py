@@ -7,6 +7,7 @@ of another release) ends at once with the remedy.
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from events.kafka.layout import SOURCES
 from events.kafka.receiver import Receiver
 from events.kafka.relay import Relay
 from events.kafka.sweep import Sweep, Watchdog
-from events.kafka.worker import bring, faust_app
+from events.kafka.worker import GATHER_SECONDS, bring, faust_app
 from events.key_file import KeyEncryptionKeys
 from events.log.engines import is_database_trouble
 from events.log.hints import READ_MODEL, Announcer, log_channel
@@ -55,6 +56,11 @@ RETRY_SECONDS = 2.0
 TIMER_SECONDS = 0.25
 SETTLE_SECONDS = 0.05
 """After a commit, before the timers are looked at: many commits are one look."""
+PICTURE_SECONDS = 0.04
+"""How long the read model waits for more to show at once. People look at it, and nobody's bed waits for it; showing each event
+by itself took more of the processor than deciding did."""
+YIELDS = {"projection": 5}
+"""By how much a kind of process gives way (nice) to the others where they share a machine: a bed goes before its picture."""
 READY_LAG = 1000
 """Messages a consumer may be behind before its process says that it is not ready."""
 
@@ -72,6 +78,8 @@ class Work:
     pass_time: LetTimePass | None = None
     chores: tuple[Callable[[], object], ...] = ()
     """What is to be forgotten now and then."""
+    gather_seconds: float = GATHER_SECONDS
+    """How long a message waits for others of its transaction."""
 
 
 def placement_work(settings: Settings, clock: Clock) -> Work:
@@ -93,7 +101,7 @@ def projection_work(settings: Settings, _clock: Clock) -> Work:
     keys = KeyStore(engine_of(settings, "projection", "keys"), KeyEncryptionKeys({}))
     projection = Projection(log)
     consumers = ((projection.consumer, SOURCES), (Eraser(log, keys).consumer, ("placement",)))
-    return Work(log, consumers, READ_MODEL, chores=(projection.forget_changes,))
+    return Work(log, consumers, READ_MODEL, chores=(projection.forget_changes,), gather_seconds=PICTURE_SECONDS)
 
 
 WORK: dict[str, Callable[[Settings, Clock], Work]] = {
@@ -135,6 +143,7 @@ class Worker:
 
     def run(self, watch: Watch) -> int:
         """Works until SIGTERM or SIGINT; the exit status. Raises BadSetting, SchemaMismatch and what else must stop it."""
+        os.nice(YIELDS.get(self.kind, 0))
         with _told_to_stop(self.threads.stop):
             try:
                 return asyncio.run(self._bring()) if self._prepare(watch) else 0
@@ -246,6 +255,7 @@ class Worker:
             topics=self.topics,
             receivers=self.receivers,
             folder=folder,
+            gather_seconds=self.work.gather_seconds,
         )
         return await bring(app, self.receivers, self.threads.stop)
 

@@ -44,6 +44,7 @@ def faust_app(
     topics: Sequence[str],
     receivers: Sequence[Receiver],
     folder: Path,
+    gather_seconds: float = GATHER_SECONDS,
     end: Callable[[int], None] = os._exit,
 ) -> faust.App:
     """A Faust application that brings every message of `topics` to those of `receivers` that follow it, in the order of each
@@ -51,7 +52,7 @@ def faust_app(
 
     `group` is shared by all workers of one kind, `worker_name` is unique among them and the same after a restart: static
     membership lets a restarted worker have its partitions back at once, the short session lets others have those of a
-    host that never returns.
+    host that never returns. `gather_seconds` is how long the first message waits for others of its transaction.
     """
     app = faust.App(
         group,
@@ -77,7 +78,7 @@ def faust_app(
         value_serializer="raw",
         loghandlers=[],
     )
-    _bring(app, topics, receivers, end)
+    _bring(app, topics, receivers, gather_seconds, end)
     return app
 
 
@@ -124,7 +125,13 @@ def _credentials(broker: Broker) -> CredentialsT | None:
     )
 
 
-def _bring(app: faust.App, topics: Sequence[str], receivers: Sequence[Receiver], end: Callable[[int], None]) -> None:
+def _bring(
+    app: faust.App,
+    topics: Sequence[str],
+    receivers: Sequence[Receiver],
+    gather_seconds: float,
+    end: Callable[[int], None],
+) -> None:
     """What Faust brings waits in one place, whichever topic it came on, and all that waits is taken at once: under load a
     transaction carries many messages, without load each has its own."""
     waiting: asyncio.Queue[Any] = asyncio.Queue(MOST_AT_ONCE)
@@ -144,7 +151,7 @@ def _bring(app: faust.App, topics: Sequence[str], receivers: Sequence[Receiver],
     async def take() -> None:
         while True:
             events = [await waiting.get()]
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(gather_seconds)
             while len(events) < MOST_AT_ONCE and not waiting.empty():
                 events.append(waiting.get_nowait())
             try:
