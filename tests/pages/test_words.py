@@ -67,7 +67,7 @@ def test_every_number_to_phone_says_what_it_is_for() -> None:
 
 def test_whatever_somebody_read_has_a_name() -> None:
     routes = "".join(path.read_text() for path in sorted((ROOT / "services/gateway").glob("*.py")))
-    read = re.findall(r'note_read\(\s*(?:call\.)?principal,\s*"(\w+)"', routes)
+    read = re.findall(r'(?:note_read\(\s*(?:call\.)?principal|_note\(call),\s*"(\w+)"', routes)
     assert "timeline" in read, "the search has gone blind"
     assert set(TABLES["Resource"]) == set(read)
 
