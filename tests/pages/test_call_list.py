@@ -7,6 +7,7 @@ import pytest
 
 from reference import load
 from services.gateway.call_list import CallReason, calls_to_make, next_call_at
+from services.gateway.pages.board import calls_shown
 from services.gateway.read_model import moment_key
 from services.gateway.ringing import Ringing
 from services.gateway.waits import ask_wait_id
@@ -157,6 +158,19 @@ def board_of(world: World, who: Any, path: str = "/board") -> str:
     return words(Reader(world, who).get(path))
 
 
+def test_one_shelter_is_phoned_once_for_a_case_whichever_of_its_units_were_asked() -> None:
+    call = {"request_id": "a" * 32, "shelter_id": "nl-shelter-01", "country": "NL", "ours": True, "deadline": "first"}
+    another = {**call, "shelter_id": "nl-shelter-02"}
+    other_case = {**call, "request_id": "b" * 32}
+    ours, abroad = calls_shown([call, {**call, "deadline": "second"}, another, other_case])
+    assert [(one["shelter_id"], one["request_id"][0], one["deadline"]) for one in ours] == [
+        ("nl-shelter-01", "a", "first"),
+        ("nl-shelter-02", "a", "first"),
+        ("nl-shelter-01", "b", "first"),
+    ]
+    assert abroad == []
+
+
 @pytest.mark.usefixtures("rung")
 def test_the_board_shows_whom_to_phone_and_since_when_they_are_silent(world: World) -> None:
     request_id = world.open()
@@ -165,7 +179,7 @@ def test_the_board_shows_whom_to_phone_and_since_when_they_are_silent(world: Wor
     asked = f"Asked: {world.now + timedelta(hours=1):%d/%m/%Y, %H:%M}."
     world.later(minutes=CALL + 2)
     shown = board_of(world, HOST)
-    assert f"Phone nl-shelter-01 : Case {code} . {asked} It does not answer." in shown
+    assert f"Phone nl-shelter-01: Case {code} . {asked} It does not answer." in shown
     deadline = datetime.fromisoformat(world.view(request_id)["asks"][world.ask_to(request_id, RECEIVING)]["deadline"])
     assert f"Haven asks elsewhere after {deadline + timedelta(hours=1):%H:%M}." in shown
     abroad = board_of(world, ORIGIN)

@@ -222,17 +222,17 @@ def stands_until(views: Iterable[Json], next_call: datetime | None, now: datetim
 
 
 def calls_shown(calls: Iterable[Json]) -> tuple[list[Json], list[Json]]:
-    """Our own shelters to phone; and of those abroad the country and the case alone, each once: which shelter is for the focal
-    point there."""
-    ours: list[Json] = []
+    """Our own shelters to phone, each once for a case, whichever of its units were asked; and of those abroad the country and the
+    case alone: which shelter is for the focal point there."""
+    ours: dict[tuple[str, str], Json] = {}
     abroad: dict[tuple[str, str], Json] = {}
     for call in calls:
         shown = {**call, "code": case_code(call["request_id"])}
         if call["ours"]:
-            ours.append(shown)
+            ours.setdefault((call["shelter_id"], call["request_id"]), shown)
         else:
             abroad.setdefault((call["country"], call["request_id"]), shown)
-    return ours, list(abroad.values())
+    return list(ours.values()), list(abroad.values())
 
 
 def _open_requests(visit: Visit) -> list[Json]:

@@ -11,7 +11,7 @@ from events.vocabulary import Freshness, Role
 from reference import Reference, Rhythm, Tile
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import gettext, mark, ngettext
-from services.gateway.pages.words import word
+from services.gateway.pages.words import named, word
 from services.gateway.read_model import Json
 
 MANY = 3
@@ -95,7 +95,7 @@ class RegionBeds:
     def name(self) -> str:
         """What the tile is called for whoever does not see it; it begins with what is written on it."""
         written = f"{self.tile.label} {self.number} {gettext(WORDS[self.state])}"
-        return f"{written}: {word('Region', self.code)}"
+        return f"{named(written)} {word('Region', self.code)}"
 
     @property
     def beds(self) -> list[str]:
@@ -111,7 +111,7 @@ class RegionBeds:
                 parts.append(ngettext("%(num)s bed perhaps free", "%(num)s beds perhaps free", unsure))
             if track["units_not_reported"]:
                 parts.append(gettext("others not known") if parts else gettext("not known"))
-            said.append(f"{word('Track', track['track'])}: {', '.join(parts)}")
+            said.append(f"{named(word('Track', track['track']))} {', '.join(parts)}")
         return said
 
     @property

@@ -10,7 +10,7 @@ from events.vocabulary import Freshness, Role, Stage
 from services.gateway.pages.frame import Page, Visit, page
 from services.gateway.pages.language import gettext, mark, ngettext
 from services.gateway.pages.requests_steps import read_request, request_api
-from services.gateway.pages.words import word
+from services.gateway.pages.words import named, word
 from services.gateway.pages.words_of_cases import about_case, household_words
 from services.gateway.read_model import Json
 
@@ -149,7 +149,7 @@ def preference_words(values: Mapping[str, int]) -> tuple[str, ...]:
         if left > MIDDLE_FIT:
             fit = gettext("Loose fit")
         beds = ngettext("%(num)s bed would be left over", "%(num)s beds would be left over", left)
-        said.append(f"{fit}: {beds}")
+        said.append(f"{named(fit)} {beds}")
     return tuple(said)
 
 

@@ -43,6 +43,11 @@ def word(table: str, code: str) -> str:
     return gettext(TABLES[table][code])
 
 
+def named(what: str) -> str:
+    """What introduces something: with the colon as the language of the page sets it."""
+    return gettext("%(what)s:", what=what)
+
+
 def problem_words(code: str) -> Said:
     """What was wrong and what to do, in the language of the page."""
     said = PROBLEMS.get(code) or (PROBLEMS["http-*"] if code.startswith("http-") else UNEXPECTED)

@@ -7,7 +7,7 @@ from events import gateway as g
 from events import placement as p
 from events.envelope import wire_name
 from services.gateway.pages.language import country_name, gettext, moment, ngettext
-from services.gateway.pages.words import word
+from services.gateway.pages.words import named, word
 from services.gateway.pages.words_of_cases import detail_labels, detail_words
 from services.gateway.read_model import Json
 
@@ -123,12 +123,12 @@ def told_by(entry: Json) -> Json | None:
 
 def _narrowed_to(query: Json) -> list[str]:
     """What of the trail was read: the filters that were used."""
-    named = (
+    filters = (
         ("case_id", gettext("Case")),
         ("person", gettext("Person")),
         ("organisation", gettext("Organisation")),
     )
-    said = [f"{name}: {query[key]}" for key, name in named if query.get(key)]
+    said = [f"{named(name)} {query[key]}" for key, name in filters if query.get(key)]
     if verb := query.get("verb"):
         said.append(word("Verb", verb))
     if since := query.get("since"):
