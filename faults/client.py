@@ -57,13 +57,15 @@ class Journal:
         self._file = file.open("ab")
         self._guard = threading.Lock()
         self.command_ids: dict[str, str] = {}
-        """Acknowledged commands, with the key they came under."""
+        """Acknowledged commands, with the key they last came under."""
+        self._named: dict[str, frozenset[str]] = {}
+        """What the first answer to each key named. Two keys may name one command: the same report of the same unit."""
         self.uncertain: Counter[str] = Counter()
         """Streams to which a command may have gone that was never acknowledged: its first answer was lost, and the repeated
         one was a no."""
         self.tapped_twice = 0
         self.answered_otherwise: list[str] = []
-        """Keys whose repetition named other commands than the first answer did."""
+        """What was repeated and named other commands than the first answer did."""
 
     def acknowledged(self, intent: Intent, command_ids: Sequence[str]) -> None:
         line = {"key": intent.key, "who": intent.who, "path": intent.path, "command_ids": list(command_ids)}
@@ -72,6 +74,7 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
             self.command_ids |= dict.fromkeys(command_ids, intent.key)
+            self._named[intent.key] = frozenset(command_ids)
 
     def may_have_been_taken(self, intent: Intent) -> None:
         with self._guard:
@@ -80,8 +83,8 @@ class Journal:
     def repeated(self, intent: Intent, command_ids: Sequence[str]) -> None:
         with self._guard:
             self.tapped_twice += 1
-            if any(self.command_ids.get(command_id) != intent.key for command_id in command_ids):
-                self.answered_otherwise.append(intent.key)
+            if self._named.get(intent.key) != frozenset(command_ids):
+                self.answered_otherwise.append(f"{intent.method} {intent.path} under {intent.key}")
 
     def close(self) -> None:
         self._file.close()

@@ -192,8 +192,8 @@ def promises(snapshot: Snapshot, journal: Journal) -> Iterator[Finding]:
     log = {event.id: event for event in snapshot.events("gateway") if isinstance(event.data, Command)}
     for command_id in journal.command_ids.keys() - log.keys():
         yield Finding("every acknowledged command is in the log", command_id, lost=1)
-    for key in journal.answered_otherwise:
-        yield Finding("a repeated intent is answered as the first time", key, doubled=1)
+    for what in journal.answered_otherwise:
+        yield Finding("a repeated intent is answered as the first time", what, doubled=1)
     # Every client repeats until it is answered: what nobody was told of was done under a second id.
     uncertain = Counter(journal.uncertain)
     for event in log.values():
