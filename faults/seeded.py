@@ -9,10 +9,9 @@ from functools import partial
 
 from faults.bugs import BUGS
 from faults.campaign import folder
-from faults.campaigns import PointNotReached, died_at, everything_again, is_meant
+from faults.campaigns import PointNotReached, everything_again, is_meant
 from faults.site import Site, Strike
 from faults.verdict import judge
-from faults.wrapped import Point
 
 RATE = 6.0
 WORK_SECONDS = 6.0
@@ -42,7 +41,7 @@ BROUGHT_OUT_BY: Mapping[str, Sequence[Strike]] = {
     "cursor moved before the flush": [partial(killed_all, "relay")] * 3,
     "inbox forgets": [everything_again],
     "inbox forgets, ids are random": [everything_again],
-    "remembered before it was handled": [partial(died_at, "placement", Point.BEFORE_COMMIT)] * 8,
+    "remembered before it was handled": [partial(killed_all, "placement")] * 8,
     "acknowledged to Kafka before the commit": [partial(killed_all, "capacity")] * 4,
     "dead letters not written": [spoilt],
     "dead letters not told": [spoilt],
