@@ -92,11 +92,11 @@ def test_a_disclosure_says_who_was_told_what_and_why_and_never_the_thing_itself(
     asked = {"purpose": "lawfulness_check", "case": request_id, "verb": "disclosure"}
     page = auditor.get("/audit", query_string=asked)
     said = words(page)
-    assert f"Who was told : {ORIGIN.person}" in said
-    assert "What : Where the household is handed over" in said
-    assert "Why : To prepare the hand-over" in said
-    assert f"Who was told : shelter {RECEIVING.organisation}" in said
-    assert "Why : To say whether it can take them in" in said
+    assert f"Who was told: {ORIGIN.person}" in said
+    assert "What: Where the household is handed over" in said
+    assert "Why: To prepare the hand-over" in said
+    assert f"Who was told: shelter {RECEIVING.organisation}" in said
+    assert "Why: To say whether it can take them in" in said
     assert RENDEZVOUS not in page.get_data(as_text=True)
     assert "Only what somebody was told" not in said
     everything = words(auditor.get("/audit", query_string=asked | {"verb": ""}))

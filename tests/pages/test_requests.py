@@ -431,6 +431,14 @@ def test_every_link_leads_somewhere(world: World, confirmed: str, who: Who) -> N
     assert f"/requests/{confirmed}/disclosures" in seen
 
 
+@pytest.mark.parametrize(("stage", "ticks"), [(Stage.ASKED, True), (Stage.ARRIVED, False)])
+def test_a_deadline_that_is_months_away_is_not_counted_down_in_hours(world: World, stage: Stage, ticks: bool) -> None:
+    page = Reader(world, ORIGIN).get(f"/requests/{world.bring_to(stage)}").text
+    (shown,) = re.findall(r'<time class="haven-clock"([^>]*)>([^<]*)</time>', page)
+    assert ("data-clock" in shown[0]) is ticks
+    assert ("month" in shown[1]) is not ticks
+
+
 @pytest.mark.parametrize(
     "stage",
     [stage for stage in Stage if stage not in (Stage.RECEIVED, Stage.OPENED, Stage.SHORTLISTED, Stage.CONSENTED)],

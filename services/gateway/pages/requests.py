@@ -1,6 +1,5 @@
 """The cases somebody may know: the list, one case, and what happened to it."""
 
-from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,7 +14,7 @@ from services.gateway.pages.language import country_name, gettext
 from services.gateway.pages.requests_acts import OVER, Act, Standing
 from services.gateway.pages.requests_steps import read_request, request_api
 from services.gateway.pages.words import word
-from services.gateway.pages.words_of_cases import case_code, household_words, owner_words
+from services.gateway.pages.words_of_cases import case_code, clock_of, household_words, owner_words
 from services.gateway.pages.words_of_entries import facts_of
 from services.gateway.read_model import Json
 
@@ -81,7 +80,7 @@ def _shared(visit: Visit) -> dict[str, Any]:
     now = visit.site.gateway.clock()
     return {
         "now": now,
-        "is_past": lambda moment: datetime.fromisoformat(moment) < now,
+        "clock_of": clock_of,
         "case_code": case_code,
         "household_words": household_words,
         "owner_words": owner_words,
