@@ -72,7 +72,7 @@ def test_an_organisation_that_hoards_beds_is_stopped_whoever_sends_it_and_its_co
     [told] = world.send(ORIGIN, "GET", f"{PREFIX}/alerts").json["asks_for_too_many"]
     assert (told["organisation"], told["country"], told["times"]) == (POLICE.organisation, "BE", 1)
     assert world.send(HOST, "GET", f"{PREFIX}/alerts").json["asks_for_too_many"] == []
-    assert f"Phone {POLICE.organisation} : it asked for more beds" in words(Reader(world, ORIGIN).get("/board"))
+    assert f"Phone {POLICE.organisation}: it asked for more beds" in words(Reader(world, ORIGIN).get("/board"))
     assert "more beds than one organisation may" not in words(Reader(world, HOST).get("/board"))
     world.now += timedelta(hours=25)
     assert send_opening(world).status_code == 202

@@ -397,6 +397,7 @@ def test_every_test_has_its_own_topics_on_one_broker(kafka: str, topic_prefix: s
     admin = KafkaAdminClient(bootstrap_servers=kafka)
     assert [topic for topic in admin.list_topics() if topic.startswith(topic_prefix)] == []
     admin.create_topics([NewTopic(f"{topic_prefix}requests", 1, 1)])
+    admin.wait_for_topics([f"{topic_prefix}requests"])  # made is not yet known
     assert [topic for topic in admin.list_topics() if topic.startswith(topic_prefix)] == [f"{topic_prefix}requests"]
     admin.close()
 

@@ -79,7 +79,8 @@ class OpenBoard:
     def keeps_pace(self) -> None:
         times = self.fetches()
         gaps = [after - before for before, after in pairwise(times)]
-        assert all(gap > APART - 50 for gap in gaps), gaps
+        # Between when they were asked for; a busy browser sends one later than it was asked to.
+        assert all(gap > APART / 2 for gap in gaps), gaps
 
 
 @pytest.fixture
