@@ -31,10 +31,7 @@ _WHERE_IT_STANDS = ("stage", "owner", "next_steps", "journey")
     },
 )
 def list_asks(call: Call) -> Response:
-    answered = call.query("answered") or "false"
-    if answered not in ("true", "false"):
-        raise problems.bad_field("answered", "true or false")
-    if answered == "true":
+    if call.query_flag("answered"):
         return _answered_asks(call)
     for name in ("limit", "cursor"):
         if call.query(name, longest=500) is not None:

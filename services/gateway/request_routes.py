@@ -158,11 +158,11 @@ def open_relocation_request(call: Call) -> Response:
     },
 )
 def list_relocation_requests(call: Call) -> Response:
-    only_open = call.query("open") or "false"
-    if only_open not in ("true", "false"):
-        raise problems.bad_field("open", "true or false")
+    only_open = call.query_flag("open")
     page, headers = page_of_requests(
-        call, partial(call.gateway.read_model.requests, only_open=only_open == "true"), {"open": only_open}
+        call,
+        partial(call.gateway.read_model.requests, only_open=only_open),
+        {"open": "true" if only_open else "false"},
     )
     call.gateway.note_read(call.principal, "list", [view["request_id"] for view in page])
     return answer({"requests": [_in_a_list(present_request(view, call.principal)) for view in page]}, 200, **headers)

@@ -123,6 +123,13 @@ class Call:
             raise problems.bad_field(name, "an id")
         return value
 
+    def query_flag(self, name: str) -> bool:
+        """The same for a yes or no; no where it is left out."""
+        value = self.query(name) or "false"
+        if value not in ("true", "false"):
+            raise problems.bad_field(name, "true or false")
+        return value == "true"
+
     def outcome(self, accepted: Accepted, seconds: float | None = None) -> list[Json] | None:
         """What became of the commands, or None when not all have an answer yet."""
         outcomes = self.gateway.intake.wait_for_outcomes(accepted, self.wait if seconds is None else seconds)
