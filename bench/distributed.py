@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from bench import live
 from bench.pace import at_rate
-from bench.raw_hops import raw_hops as _raw_hops
+from bench.raw_hops import raw_hops
 from bench.request_to_bed import Held
 from bench.row import Row, percentile
 from deploy.stack import UNLIMITED, Stack
@@ -73,7 +73,7 @@ def _fits(profile: UnitProfile) -> bool:
 
 
 def _raw_append(stack: Stack) -> list[Row]:
-    with _raw_hops(stack) as hops:
+    with raw_hops(stack) as hops:
         samples = []
         for number in range(300):
             began = time.perf_counter()
@@ -91,7 +91,7 @@ def _raw_append(stack: Stack) -> list[Row]:
 def _held_at_rates(stack: Stack) -> list[Row]:
     rows = []
     for rate, seconds in RATES:
-        with _raw_hops(stack) as hops:
+        with raw_hops(stack) as hops:
             raw = at_rate(rate, seconds, hops.chain)
         held = Held(stack)
         ours = held.at_rate(rate, seconds)

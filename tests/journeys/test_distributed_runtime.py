@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -42,10 +43,10 @@ AN_OPENING = {
 }
 
 
-@pytest.fixture(scope="module")
-def stack(without_part) -> Iterator[Stack]:
+def running(without_part, **how: Any) -> Iterator[Stack]:
+    """A runtime for the tests of one module."""
     folder = tempfile.mkdtemp(prefix="haven-runtime-")
-    stack = Stack(folder)
+    stack = Stack(folder, **how)
     try:
         stack.start()
     except PartUnavailable as failure:
@@ -55,9 +56,18 @@ def stack(without_part) -> Iterator[Stack]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def client_of(stack: Stack) -> Client:
+    return Client(stack.url, json.loads((stack.data / "demo-logins.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def stack(without_part) -> Iterator[Stack]:
+    yield from running(without_part)
+
+
 @pytest.fixture
 def client(stack: Stack) -> Client:
-    return Client(stack.url, json.loads((stack.data / "demo-logins.json").read_text()))
+    return client_of(stack)
 
 
 def haven(stack: Stack, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,6 @@
 freeze and people notice nothing; without two nothing is published, and nothing that was acknowledged is lost.
 """
 
-import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,33 +10,24 @@ import pytest
 from kafka.admin import KafkaAdminClient
 from msgspec.structs import replace
 
-from deploy.artifacts import PartUnavailable
 from deploy.parts import Kafka, KafkaCluster
 from deploy.stack import UNLIMITED, Stack
 from reference import load
 from services.api_client import Client
 from services.demo import ORIGIN, POLICE
 from simulation.inventory import synthetic_inventory
-from tests.journeys.test_distributed_runtime import AN_OPENING, reasons, until
+from tests.journeys.test_distributed_runtime import AN_OPENING, client_of, reasons, running, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def stack(without_part) -> Iterator[Stack]:
-    folder = tempfile.mkdtemp(prefix="haven-brokers-")
     beds = [
         replace(unit, beds=100, free=100, blocked=0, blocked_because=None)  # enough for every request of these tests
         for unit in synthetic_inventory(2026, load())
     ]
-    stack = Stack(folder, brokers=3, inventory=beds, more=UNLIMITED)
-    try:
-        stack.start()
-    except PartUnavailable as failure:
-        without_part("kafka", failure)
-    yield stack
-    stack.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    yield from running(without_part, brokers=3, inventory=beds, more=UNLIMITED)
 
 
 @pytest.fixture
@@ -50,7 +38,7 @@ def cluster(stack: Stack) -> KafkaCluster:
 
 @pytest.fixture
 def client(stack: Stack) -> Client:
-    return Client(stack.url, json.loads((stack.data / "demo-logins.json").read_text()))
+    return client_of(stack)
 
 
 def partitions(broker: Kafka) -> list[dict[str, Any]]:
