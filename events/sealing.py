@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from events.key_file import KEY_BYTES, KeyEncryptionKeys, RandomBytes, SealingError
-from events.log.engines import postgresql_engine
+from events.log.engines import postgresql_engine, reading
 from events.vocabulary import Sealed, SealedField
 
 ALGORITHM = "aes-256-gcm.pad64.v1"
@@ -185,7 +185,7 @@ class KeyStore:
 
         Otherwise a node whose key file was lost would make a new one and seal under it, beside keys it cannot open.
         """
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(_ONE_OF_EACH_GENERATION).all()
         for row in rows:
             self._unwrap(row)
@@ -240,7 +240,7 @@ class KeyStore:
         """Wraps every data key under the current generation and returns how many it changed; safe to repeat and to
         interrupt. Raises KeyFileMismatch if the key file lacks a generation that is still in use."""
         current = self._keks.current
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(_OLDER_WRAPPINGS, {"current": current}).all()
         rewrapped = 0
         for row in rows:
@@ -276,7 +276,7 @@ class KeyStore:
         return row
 
     def _find(self, query: sa.Select[Any, Any, Any, Any], **ids: str) -> _KeyRow | None:
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return connection.execute(query, ids).one_or_none()
 
     def _new_key_id(self) -> str:

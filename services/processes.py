@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -54,8 +53,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 TIMER_SECONDS = 0.25
-SETTLE_SECONDS = 0.05
-"""After a commit, before the timers are looked at: many commits are one look."""
+"""Between two looks at what is due, unless something became due at once."""
 PICTURE_SECONDS = 0.04
 """How long the read model waits for more to show at once. People look at it, and nobody's bed waits for it; showing each event
 by itself took more of the processor than deciding did."""
@@ -63,8 +61,6 @@ YIELDS = {"projection": 5}
 """By how much a kind of process gives way (nice) to the others where they share a machine: a bed goes before its picture."""
 READY_LAG = 1000
 """Messages a consumer may be behind before its process says that it is not ready."""
-
-LetTimePass = Callable[[datetime], bool]
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,8 @@ class Work:
     consumers: tuple[tuple[Consumer, tuple[str, ...]], ...]
     """Each with the services whose logs it follows."""
     channel: str
-    pass_time: LetTimePass | None = None
+    deadlines: PlacementWorker | CapacityWorker | None = None
+    """Whose time passes here."""
     chores: tuple[Callable[[], object], ...] = ()
     """What is to be forgotten now and then."""
     gather_seconds: float = GATHER_SECONDS
@@ -85,13 +82,13 @@ class Work:
 def placement_work(settings: Settings, clock: Clock) -> Work:
     log = _log(settings, "placement")
     worker = PlacementWorker(log, load(), clock)
-    return Work(log, ((worker.consumer, ("gateway", "capacity")),), log_channel("placement"), worker.pass_time)
+    return Work(log, ((worker.consumer, ("gateway", "capacity")),), log_channel("placement"), worker)
 
 
 def capacity_work(settings: Settings, clock: Clock) -> Work:
     log = _log(settings, "capacity")
     worker = CapacityWorker(log, load(), clock)
-    return Work(log, ((worker.consumer, ("gateway", "placement")),), log_channel("capacity"), worker.pass_time)
+    return Work(log, ((worker.consumer, ("gateway", "placement")),), log_channel("capacity"), worker)
 
 
 def projection_work(settings: Settings, _clock: Clock) -> Work:
@@ -185,7 +182,7 @@ class Worker:
         else:  # who waits for a log need not hear of commits that add nothing to it
             self.work.log.observers.append(lambda _events: announcer())
         self.threads.start("announcer", announcer.run)
-        if self.work.pass_time is not None:
+        if self.work.deadlines is not None:
             self.threads.start("timers", self._let_time_pass)  # a hold expires also while no broker is there
         if chores := self.work.chores:
             self.threads.start("housekeeping", lambda stop: keep_house(chores, stop))
@@ -198,7 +195,7 @@ class Worker:
             for consumer, follows in self.work.consumers
         ]
         self.sweep = Sweep(self.receivers, self.broker, f"{self.name}.sweep")
-        has_timers = self.work.pass_time is not None
+        has_timers = self.work.deadlines is not None
         watch_worker(watch.metrics, self.sweep, self.receivers, self.work.log.engine, self.clock, has_timers=has_timers)
         if self.kind == "projection":
             watch_read_model(watch.metrics, self.work.log.engine, self.clock, load().countries)
@@ -226,23 +223,22 @@ class Worker:
         return None
 
     def _let_time_pass(self, stop: threading.Event) -> None:
-        work = self.work
-        assert work is not None
-        assert work.pass_time is not None
-        moved = threading.Event()
-        work.log.listeners.append(moved.set)
+        assert self.work is not None
+        deadlines = self.work.deadlines
+        assert deadlines is not None
+        woken = deadlines.runner.woken
         while not stop.is_set():
+            woken.clear()
             try:
-                busy = work.pass_time(self.clock())
+                busy = deadlines.pass_time(self.clock())
                 self.timers_problem = ""
             except Exception as failure:  # noqa: BLE001 - the next round may find the database again
                 self.timers_problem = type(failure).__name__
                 logger.warning("timers failed client=%s error=%s", self.group, type(failure).__name__)
                 stop.wait(1.0)
                 continue
-            if not busy and moved.wait(TIMER_SECONDS):
-                stop.wait(SETTLE_SECONDS)
-            moved.clear()
+            if not busy:
+                woken.wait(TIMER_SECONDS)
 
     async def _bring(self) -> int:
         assert self.work is not None

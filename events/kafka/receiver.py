@@ -16,13 +16,13 @@ from datetime import datetime
 
 import msgspec
 
-from events.envelope import Event, derived_id
+from events.envelope import CONTRACTS, Event, derived_id
 from events.kafka import dead_letters
 from events.kafka.dead_letters import CUT_SHORT, HANGS, MALFORMED, TRIES, DeadLetter
 from events.kafka.history import History, HistoryCutShort, Place
 from events.kafka.wire import Malformed, Message, to_event
 from events.log.decider import timestamp
-from events.log.engines import is_database_trouble
+from events.log.engines import is_database_trouble, reading
 from events.log.inbox import Consumer, Incoming, ParkReason
 from events.log.store import Writing
 
@@ -86,6 +86,11 @@ class Receiver:
         self._handle = consumer.handle
         consumer.handle = self._watched
         consumer.on_parked = self._write_down
+
+    def is_pressing(self, message: Message) -> bool:
+        """Whether the consumer does something about such a message, as far as its header says; what nobody knows is pressing."""
+        acts_on, says = self.consumer.acts_on, message.headers.get("ce_type", b"").decode(errors="replace")
+        return acts_on is None or says in acts_on or says not in CONTRACTS
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Takes what is waiting, in its order, however long the database keeps it waiting. Never raises for what a message is
@@ -187,12 +192,12 @@ class Receiver:
 
     def look_for_hanging(self) -> None:
         """Learns what other processes were ended for."""
-        with self.consumer.log.engine.connect() as connection:
+        with reading(self.consumer.log.engine) as connection:
             self._hanging = dead_letters.hanging(connection, self.consumer.name)
 
     def due(self) -> list[DeadLetter]:
         """The dead letters whose next try is due."""
-        with self.consumer.log.engine.connect() as connection:
+        with reading(self.consumer.log.engine) as connection:
             return dead_letters.due(connection, self.consumer.name, self._clock())
 
     def retry(self, history: History, letter: DeadLetter) -> bool:

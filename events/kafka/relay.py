@@ -28,7 +28,7 @@ from events.kafka import dead_letters, topics
 from events.kafka.connection import Broker, BrokerProblem
 from events.kafka.layout import Layout
 from events.kafka.wire import LARGEST_BODY, Message, to_message
-from events.log.engines import is_database_trouble
+from events.log.engines import is_database_trouble, reading
 from events.log.follower import SourceWentBack
 from events.log.hints import listen, log_channel, wait_for_hint
 
@@ -221,7 +221,7 @@ class _Leader:
         self._drop_producer()
 
     def look(self) -> LogStatus:
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             head, position = connection.execute(_STANDING, {"topic": self._topic_id()}).one()
         self.status.head, self.status.position = head, position or 0
         return self.status

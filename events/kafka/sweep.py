@@ -19,7 +19,7 @@ from kafka.errors import for_code
 from events.kafka.connection import Broker
 from events.kafka.history import History, Place
 from events.kafka.receiver import AtWork, Receiver, Stopping
-from events.log.engines import is_database_trouble
+from events.log.engines import is_database_trouble, reading
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class Watchdog:
 def _answers(engine: sa.Engine) -> bool:
     asked = time.monotonic()
     try:
-        with engine.connect() as connection:
+        with reading(engine) as connection:
             connection.exec_driver_sql("SELECT 1")
     except sa.exc.SQLAlchemyError:
         return False

@@ -11,6 +11,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ STOP_SECONDS = 3.0
 END_ANYWAY_SECONDS = 4.5
 GATHER_SECONDS = 0.002
 """Faust hands over one message at a time; what came together is taken together if one waits for so long."""
+UNPRESSING_SECONDS = 0.25
+"""How long a message waits that its receiver only has to remember having seen: it goes along with others, and costs no transaction
+of its own. Well below a round of the sweep, which would take it for left lying."""
 MOST_AT_ONCE = 100
 """Messages in one transaction: so many decisions take a fraction of the time that anybody waits for the log's lock."""
 
@@ -52,7 +57,7 @@ def faust_app(
 
     `group` is shared by all workers of one kind, `worker_name` is unique among them and the same after a restart: static
     membership lets a restarted worker have its partitions back at once, the short session lets others have those of a
-    host that never returns. `gather_seconds` is how long the first message waits for others of its transaction.
+    host that never returns. `gather_seconds` is how long the first pressing message waits for others of its transaction.
     """
     app = faust.App(
         group,
@@ -132,13 +137,17 @@ def _bring(
     gather_seconds: float,
     end: Callable[[int], None],
 ) -> None:
-    """What Faust brings waits in one place, whichever topic it came on, and all that waits is taken at once: under load a
-    transaction carries many messages, without load each has its own."""
-    waiting: asyncio.Queue[Any] = asyncio.Queue(MOST_AT_ONCE)
+    """What Faust brings waits in one place for each receiver, whichever topic it came on, and all that waits is taken at once:
+    under load a transaction carries many messages, without load each that somebody acts on has its own."""
+    waiting = [_Waiting(receiver, gather_seconds) for receiver in receivers]
 
     async def bring(stream: Any) -> None:
         async for event in stream.noack().events():
-            await waiting.put(event)
+            message = _message(event)
+            takers = [one for one in waiting if message.topic in one.receiver.topic_ids]
+            brought = _Brought(event, message, len(takers))
+            for one in takers:
+                await one.add(brought)
 
     for topic in topics:
         app.agent(
@@ -147,30 +156,64 @@ def _bring(
             concurrency=1,
         )(bring)
 
-    @app.task  # type: ignore[untyped-decorator]
-    async def take() -> None:
+    async def take(waiting: _Waiting) -> None:
         while True:
-            events = [await waiting.get()]
-            await asyncio.sleep(gather_seconds)
-            while len(events) < MOST_AT_ONCE and not waiting.empty():
-                events.append(waiting.get_nowait())
+            run = await waiting.next_run()
             try:
-                await asyncio.to_thread(_receive, receivers, [_message(event) for event in events])
+                await asyncio.to_thread(waiting.receiver.receive, [brought.message for brought in run])
             except Stopping:
                 return
             except Exception as failure:  # noqa: BLE001 - see the module's docstring
                 logger.critical("unexpected group=%s error=%s", app.conf.id, type(failure).__name__)
                 end(EXIT_UNEXPECTED)
                 return
-            for event in events:
-                event.ack()
+            for brought in run:
+                brought.taken()
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def take_all() -> None:
+        await asyncio.gather(*map(take, waiting))
 
 
-def _receive(receivers: Sequence[Receiver], messages: Sequence[Message]) -> None:
-    for receiver in receivers:
-        followed = [message for message in messages if message.topic in receiver.topic_ids]
-        if followed:
-            receiver.receive(followed)
+@dataclass
+class _Brought:
+    """A message, and how many receivers have not taken it yet."""
+
+    event: Any
+    message: Message
+    takers: int
+
+    def taken(self) -> None:
+        self.takers -= 1
+        if not self.takers:
+            self.event.ack()
+
+
+class _Waiting:
+    """What was brought and a receiver has not taken yet."""
+
+    def __init__(self, receiver: Receiver, gather_seconds: float) -> None:
+        self.receiver = receiver
+        self._gather_seconds = gather_seconds
+        self._queue: asyncio.Queue[_Brought] = asyncio.Queue(MOST_AT_ONCE)
+        self._is_time = asyncio.Event()
+
+    async def add(self, brought: _Brought) -> None:
+        await self._queue.put(brought)
+        if self._queue.full() or self.receiver.is_pressing(brought.message):
+            self._is_time.set()
+
+    async def next_run(self) -> list[_Brought]:
+        """All that waits, soon after something pressing has come, or when what is not has waited long enough."""
+        run = [await self._queue.get()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UNPRESSING_SECONDS):
+                await self._is_time.wait()
+        await asyncio.sleep(self._gather_seconds)
+        self._is_time.clear()
+        while not self._queue.empty():
+            run.append(self._queue.get_nowait())
+        return run
 
 
 def _message(event: Any) -> Message:

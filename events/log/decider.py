@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import sqlalchemy as sa
 
 from events.envelope import Contract, Event, derived_id, system_actor
-from events.log.engines import is_database_trouble
+from events.log.engines import is_database_trouble, reading
 from events.log.store import EventLog, Exact, Writing
 from events.vocabulary import Actor
 
@@ -124,6 +124,8 @@ class DeciderRunner(Generic[S]):
         self._appended = appended
         self._states: OrderedDict[str, tuple[int, S]] = OrderedDict()
         self._guard = threading.Lock()
+        self.woken = threading.Event()
+        """Set when something here became due at once; for whoever lets time pass, as a hint not to wait for the next look."""
 
     def run(
         self,
@@ -228,17 +230,18 @@ class DeciderRunner(Generic[S]):
 
     def due(self, now: datetime, limit: int = 100) -> list[str]:
         """Streams for which time alone makes something happen by `now`."""
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             return list(connection.scalars(_DUE, {"now": timestamp(now), "limit": limit}))
 
     def next_due(self) -> datetime | None:
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             due_at = connection.scalar(_NEXT)
         return datetime.fromisoformat(due_at) if due_at else None
 
     def wake(self, tx: Writing, stream: str, now: datetime) -> None:
         """Makes the stream due by `now`, or earlier if it is already: something it waits for may have happened."""
         tx.connection.execute(_WAKE, {"stream": stream, "due_at": timestamp(now)})
+        tx.after_commit.append(self.woken.set)
 
     def _load(self, tx: Writing, stream: str) -> tuple[int, S]:
         with self._guard:

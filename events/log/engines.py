@@ -1,6 +1,8 @@
 """Engines with the settings the log's promises need, and what counts as the database's own trouble."""
 
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
@@ -101,6 +103,19 @@ def postgresql_engine(
         record.info["used"] = True
 
     return engine
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection for whoever only reads.
+
+    On PostgreSQL every statement is by itself. A transaction would show no more, since each statement sees what is committed when
+    it begins, and costs two round trips; and with its ROLLBACK psycopg forgets all that it had prepared on that connection.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield connection
 
 
 def lift_time_limit(connection: sa.Connection) -> None:

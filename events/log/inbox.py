@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from events.envelope import Event, UnreadableEvent, decode, encode
-from events.log.engines import is_database_trouble
+from events.envelope import Event, UnreadableEvent, decode, encode, wire_name
+from events.log.engines import is_database_trouble, reading
 from events.log.schema import cursors, inbox, parked
 from events.log.store import EventLog, Writing
 
@@ -125,13 +125,21 @@ class Consumer:
 
     `handle` runs inside the write transaction of the consumer's own log and must do everything through it. Exceptions
     roll everything back, the memory of having seen the event included. `on_parked` is told, in that transaction, of every
-    event that is set aside, and of the type of error when that is why.
+    event that is set aside, and of the type of error when that is why. `acts_on` names what it does something about, None
+    for everything: the rest may wait for company, and is handed to `handle` all the same.
     """
 
-    def __init__(self, name: str, log: EventLog, handle: Callable[[Writing, Event], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: EventLog,
+        handle: Callable[[Writing, Event], None],
+        acts_on: Iterable[type] | None = None,
+    ) -> None:
         self.name = name
         self.log = log
         self.handle = handle
+        self.acts_on = None if acts_on is None else frozenset(map(wire_name, acts_on))
         self.on_parked: Callable[[Writing, Incoming, ParkReason, str], None] = lambda *_what: None
 
     def position(self, source: str) -> int:
@@ -140,12 +148,12 @@ class Consumer:
 
     def positions(self) -> dict[str, int]:
         """The same of every source it has begun with."""
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             return {row.source: row.position for row in connection.execute(_CURSORS, {"consumer": self.name})}
 
     def bookmark(self, source: str) -> tuple[int, str]:
         """The position and the id of the event last taken from `source`; (0, "") before the first."""
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             row = connection.execute(_CURSOR, {"consumer": self.name, "source": source}).first()
         return (0, "") if row is None else (int(row.position), row.event_id)
 
@@ -180,7 +188,7 @@ class Consumer:
             tx.connection.execute(sa.delete(memory).where(memory.c.consumer == self.name))
 
     def parked(self) -> list[ParkedEvent]:
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             rows = connection.execute(_ALL_PARKED, {"consumer": self.name}).all()
         return [ParkedEvent(source=row[0], stream=row[1], version=row[2], reason=ParkReason(row[3])) for row in rows]
 

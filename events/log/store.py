@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from events.envelope import LARGEST_RECORD, Event, UnreadableEvent, decode, decode_many, encode, type_of
-from events.log.engines import is_database_trouble, violates
+from events.log.engines import is_database_trouble, reading, violates
 from events.log.errors import DuplicateEvent, EventTooLarge, LogError, NestedWrite, StreamConflict
 from events.log.schema import APPEND_ONLY_SQLITE, metadata, verify_version
 
@@ -279,7 +279,7 @@ class EventLog:
     def _commit(self, group: Sequence[_Append]) -> None:
         try:
             if self._needs_no_reading(group):
-                with self._autocommit_engine.connect() as connection:
+                with reading(self._autocommit_engine) as connection:
                     appended = self._append_all(connection, group, None)
             else:
                 with self._transaction() as tx:
@@ -377,12 +377,12 @@ class EventLog:
 
     def read_stream(self, stream: str, after: int = 0) -> list[Event]:
         """Events of one stream in version order. Raises `msgspec.ValidationError` if one is of a newer release."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return _read_stream(connection, stream, after)
 
     def read_all(self, after: int = 0, limit: int = 500) -> list[tuple[int, Event | UnreadableEvent]]:
         """Events of every stream by position, which is commit order; positions ascend but may have gaps."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             rows = connection.execute(_READ_ALL, {"after": after, "limit": limit}).all()
         try:
             return list(zip([row[0] for row in rows], decode_many([row[1] for row in rows]), strict=True))
@@ -390,19 +390,19 @@ class EventLog:
             return [(row[0], decode(row[1])) for row in rows]
 
     def find(self, event_id: str) -> Event | UnreadableEvent | None:
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             record = connection.scalar(_FIND, {"id": event_id})
         return None if record is None else decode(record)
 
     def id_at(self, position: int) -> str | None:
         """Id of the event at `position`; None if there is none."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             found: str | None = connection.scalar(_ID_AT, {"position": position})
         return found
 
     def head(self) -> int:
         """Position of the last event, 0 when empty."""
-        with self.engine.connect() as connection:
+        with reading(self.engine) as connection:
             return int(connection.scalar(_HEAD))
 
 

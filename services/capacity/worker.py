@@ -61,7 +61,7 @@ class CapacityWorker:
         self._clock = clock
         rhythms = {code: country.rhythm for code, country in reference.countries.items()}
         self.runner: DeciderRunner[Unit] = DeciderRunner(log, UnitDecider(rhythms), _claim_beds)
-        self.consumer = Consumer("capacity", log, self.handle)
+        self.consumer = Consumer("capacity", log, self.handle, HEARD)
         log.create_schema(metadata)
 
     def handle(self, tx: Writing, event: Event) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import sqlalchemy as sa
 from flask import Response
 
+from events.log.engines import reading
 from events.log.inbox import Consumer, ParkReason
 from events.vocabulary import Role
 from services.gateway.principals import Scope
@@ -30,7 +31,7 @@ def set_aside_on_postgresql(engine: sa.Engine) -> AskWhatIsSetAside:
     """The dead letters of all services that were given up (the view in services/migrations/rights.sql)."""
 
     def ask() -> list[SetAside]:
-        with engine.connect() as connection:
+        with reading(engine) as connection:
             return [SetAside(**row._mapping) for row in connection.execute(_SET_ASIDE)]
 
     return ask

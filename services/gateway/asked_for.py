@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from events.log.engines import sqlite_engine
+from events.log.engines import reading, sqlite_engine
 
 metadata = sa.MetaData()
 
@@ -100,7 +100,7 @@ class AskedFor:
             .where(asked_for.c.country == country, asked_for.c.stopped_at >= since.timestamp())
             .order_by(asked_for.c.organisation)
         )
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [
                 Stopped(
                     organisation=row.organisation,

@@ -19,7 +19,7 @@ class Eraser:
     def __init__(self, log: EventLog, keys: KeyStore) -> None:
         self.log = log
         self.keys = keys
-        self.consumer = Consumer("gateway.eraser", log, self.handle)
+        self.consumer = Consumer("gateway.eraser", log, self.handle, (HouseholdErased,))
 
     def handle(self, tx: Writing, event: Event) -> None:
         """Destroys the key first and says so second: a crash in between destroys what is gone already, once more."""

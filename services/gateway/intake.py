@@ -17,6 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from events.envelope import Contract, Event, derived_id
+from events.log.engines import reading
 from events.log.errors import LogError
 from events.log.store import ANY_VERSION, NO_STREAM, EventLog
 from events.sealing import KeyStore
@@ -161,7 +162,7 @@ class Intake:
             )
 
     def _recall(self, intent_id: str, fingerprint: str) -> Accepted | None:
-        with self.log.engine.connect() as connection:
+        with reading(self.log.engine) as connection:
             row = connection.execute(sa.select(idempotency).where(idempotency.c.intent_id == intent_id)).first()
         if row is None:
             return None

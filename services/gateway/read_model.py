@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from events.gateway import TrailQuery
-from events.log.engines import lift_time_limit
+from events.log.engines import lift_time_limit, reading
 from services.gateway.demand import Counted
 
 metadata = sa.MetaData()
@@ -170,7 +170,7 @@ class ReadModel:
         names = list(parties)
         if any("\n" in name for name in names):
             raise ValueError("the name of a party is one line")  # the second would be a party nobody vouched for
-        with self._engine.connect() as connection:
+        with self._engine.begin() as connection:
             if not self._on_sqlite:
                 # For this transaction only: the next reader on this connection starts with nothing.
                 connection.exec_driver_sql("SELECT set_config('haven.parties', %s, true)", ("\n".join(names),))
@@ -254,7 +254,7 @@ class ReadModel:
             query = sa.select(sa.table("demand_sums", *(sa.column(name) for name in (*names, "requests"))))
         quarter = query.selected_columns["quarter"]
         query = query.where(quarter >= f"{year}Q1", quarter <= f"{year}Q4")
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = [dict(row._mapping) for row in connection.execute(query)]
         return [(msgspec.convert({name: row[name] for name in names}, Counted), int(row["requests"])) for row in rows]
 
@@ -325,7 +325,7 @@ class ReadModel:
     def kept_changes(self) -> tuple[int, int]:
         """Numbers of the first change that is still known and of the last there is, whoever may hear of them."""
         kept = "SELECT (SELECT min(seq) FROM changes) AS first, (SELECT max(seq) FROM changes) AS seq"
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             row = connection.exec_driver_sql(kept if self._on_sqlite else "SELECT first, seq FROM last_change").one()
         last = int(row.seq or 0)
         return int(row.first or last + 1), last

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from events.log.engines import reading
+
 metadata = sa.MetaData()
 
 rings = sa.Table(
@@ -72,7 +74,7 @@ def ringing_in(engine: sa.Engine, real_time: Callable[[], datetime]) -> AskAbout
     looked_at = sa.select(ringing.c.at).where(ringing.c.what == "looked_at")
 
     def ask() -> Ringing:
-        with engine.connect() as connection:
+        with reading(engine) as connection:
             at = connection.scalar(looked_at)
             if at is None or real_time() - datetime.fromisoformat(at) >= SILENT_AFTER:
                 return Ringing()

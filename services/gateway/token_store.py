@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from events.log.engines import is_database_trouble
+from events.log.engines import is_database_trouble, reading
 from services.gateway.token_errors import TokenStoreUnavailable
 
 metadata = sa.MetaData()
@@ -65,7 +65,7 @@ class TokenStore:
         """Those of these token and person ids that are revoked now."""
         now = self._now().timestamp()
         stands = sa.and_(revocations.c.subject.in_(subjects), revocations.c.until > now)
-        with _closed_on_trouble(), self.engine.connect() as connection:
+        with _closed_on_trouble(), reading(self.engine) as connection:
             return frozenset(connection.scalars(sa.select(revocations.c.subject).where(stands)))
 
     def is_first_use(self, proof: str, until: datetime) -> bool:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from events.log.engines import reading
 from services.gateway.read_model import moment_key
 from services.gateway.read_model import waits as waits_table
 from services.gateway.ringing import UNREACHED, ringing, rings
@@ -123,7 +124,7 @@ class RingQueue:
 
     def is_paused(self) -> bool:
         """Whether the read model is not whole, so that what waits may be long over."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return bool(connection.scalar(sa.select(sa.func.count()).where(ringing.c.what == "paused")))
 
     def say_that_somebody_looks(self, real_now: datetime) -> None:
@@ -132,7 +133,7 @@ class RingQueue:
 
     def waits(self) -> list[Wait]:
         """Everything that waits now."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             # A kind that a newer release has begun to write is for whoever rings in that release.
             known = waits_table.c.kind.in_(list(WaitKind))
             rows = connection.execute(sa.select(waits_table).where(known)).all()
@@ -143,7 +144,7 @@ class RingQueue:
 
     def unrung(self) -> dict[str, datetime]:
         """Waits whose party nothing could reach, and since when that is certain."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return {wait_id: datetime.fromisoformat(at) for wait_id, at in connection.exec_driver_sql(UNREACHED)}
 
     def plan(self, rows: Iterable[tuple[Row, datetime]], nobody: Iterable[tuple[Row, datetime]]) -> None:
@@ -232,7 +233,7 @@ class RingQueue:
             connection.execute(_FORGET, {"before": moment_key(now - REMEMBERED)})
 
     def standing(self) -> Standing:
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             waiting, oldest, failed, nobody = connection.exec_driver_sql(_STANDING).one()
         return Standing(waiting, datetime.fromisoformat(oldest) if oldest else None, failed, nobody)
 

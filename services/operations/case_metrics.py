@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from events.envelope import wire_name
+from events.log.engines import reading
 from events.placement import ShelterAsked
 from events.vocabulary import Freshness, Stage, Urgency
 from services.gateway.read_model import moment_key
@@ -55,7 +56,7 @@ def watch_read_model(
     cases = _OpenCases()
 
     def read() -> list[Metric]:
-        with engine.connect() as connection:
+        with reading(engine) as connection:
             return [*_asks(connection, now()), *cases.metrics(connection, now()), _units(connection, countries)]
 
     metrics.register(Asked("haven_read_model_up", read))

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from events.log.engines import reading
 from services.operations.patience import NoAnswer, Patience
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def database_clock(engine: sa.Engine) -> datetime:
     """What time the database has, aware."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         now = connection.scalar(sa.text("SELECT clock_timestamp()"))
     assert isinstance(now, datetime)
     return now

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from events.envelope import Event, type_of
 from events.kafka.dead_letters import dead_letters
+from events.log.engines import reading
 from events.log.inbox import Consumer
 from events.log.schema import parked, timers
 from events.log.store import EventLog, Writing
@@ -176,7 +177,7 @@ def watch_worker(
 
     def in_database() -> list[Metric]:
         names = [receiver.consumer.name for receiver in receivers]
-        with engine.connect() as connection:
+        with reading(engine) as connection:
             found = [_dead_letters(connection, names), _parked(connection, names)]
             return found + ([_overdue(connection, now())] if has_timers else [])
 

@@ -59,6 +59,7 @@ waiting_requests = sa.Table(
 NOT_ABOUT_REQUESTS = (RegisterUnit, ReportCapacity, ConfirmCapacity)
 HOLD_OUTCOMES = (HoldPlaced, HoldRefused, HoldExpired, HoldMadeFirm, FirmHoldRefused)
 UNIT_FACTS = (UnitRegistered, UnitStandingChanged, FreshnessChanged, CapacityReported, CapacityConfirmed)
+ABOUT_REQUESTS = [command for command in GatewayCommand.__subclasses__() if command not in NOT_ABOUT_REQUESTS]
 
 _VIEW_VERSIONS = sa.text("SELECT unit_id, version FROM unit_views ORDER BY unit_id")
 _VIEW = sa.text("SELECT facts FROM unit_views WHERE unit_id = :unit_id")
@@ -85,7 +86,7 @@ class PlacementWorker:
         self._clock = clock
         self._views: dict[str, tuple[int, UnitFacts]] = {}
         self.runner: DeciderRunner[Request] = DeciderRunner(log, RelocationRequestDecider(), self._remember_waiting)
-        self.consumer = Consumer("placement", log, self.handle)
+        self.consumer = Consumer("placement", log, self.handle, (*HOLD_OUTCOMES, *UNIT_FACTS, *ABOUT_REQUESTS))
         log.create_schema(metadata)
 
     def handle(self, tx: Writing, event: Event) -> None:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from events.log.engines import reading
 from services.code_flow import Flow
 from services.gateway.feed import Listener
 from services.gateway.principals import Principal
@@ -131,7 +132,7 @@ class Sessions:
         query = sa.select(page_sessions.c.session_id).where(
             page_sessions.c.session_id.in_(by_session), self._lasts(self._seconds())
         )
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             ended = by_session - set(connection.scalars(query))
         return [one for one in listeners if one.session_id in ended]
 
@@ -179,7 +180,7 @@ class Sessions:
         """Somebody's sessions, the newest first."""
         now = self._seconds()
         query = sa.select(page_sessions).where(page_sessions.c.person == person, page_sessions.c.ends_at > now)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(query.order_by(page_sessions.c.started_at.desc())).all()
         return [
             Listed(
@@ -202,7 +203,7 @@ class Sessions:
     def _row(self, session_id: str, at: int | None = None) -> Any:
         lasts = self._lasts(self._seconds() if at is None else at)
         query = sa.select(page_sessions).where(page_sessions.c.session_id == session_id, lasts)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return connection.execute(query).first()
 
     def _seconds(self) -> int:
