@@ -211,33 +211,34 @@ def _never_sweeps() -> None:
 
 def skipped_and_not_swept() -> None:
     """Faust leaves out one message in fifteen, as it does in a rebalance, and nothing looks for what was left."""
-    from events.kafka import worker
+    from events.kafka.receiver import Receiver
 
-    receive = worker._receive
+    receive = Receiver.receive
 
-    def forgetful(receivers: Any, messages: Any) -> None:
-        receive(receivers, [it for it in messages if not one_in(15, it.headers["ce_id"].decode())])
+    def forgetful(receiver: Receiver, messages: Any) -> None:
+        receive(receiver, [it for it in messages if not one_in(15, it.headers["ce_id"].decode())])
 
-    change(worker, "_receive", forgetful)
+    change(Receiver, "receive", forgetful)
     _never_sweeps()
 
 
 def acknowledged_to_kafka_before_the_commit() -> None:
     """A message counts as taken before it is taken, and nothing looks for what was left."""
     from events.kafka import worker
+    from events.kafka.receiver import Receiver
 
-    message_of, receive = worker._message, worker._receive
+    message_of, receive = worker._message, Receiver.receive
 
     def hasty(event: Any) -> Any:
         event.ack()
         return message_of(event)
 
-    def slow(receivers: Any, messages: Any) -> None:
+    def slow(receiver: Receiver, messages: Any) -> None:
         time.sleep(2.0)  # longer than until Faust tells Kafka
-        receive(receivers, messages)
+        receive(receiver, messages)
 
     change(worker, "_message", hasty)
-    change(worker, "_receive", slow)
+    change(Receiver, "receive", slow)
     _never_sweeps()
 
 

@@ -23,7 +23,7 @@ AGAIN_SECONDS = 5.0
 """After which somebody tries again to close a request that is still as it was."""
 MOST_OPEN = 15
 """Requests open at once: beyond it people finish what is there. Each of them asks shelters again and again by itself."""
-MOST_BEHIND = 150
+MOST_BEHIND = 400
 """Events that the read model may be behind: beyond it people wait, since the machine cannot do more."""
 TAPPED_TWICE = 0.1
 """Share of the requests that are sent once more under the same key though they were answered."""

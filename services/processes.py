@@ -12,7 +12,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -71,8 +72,9 @@ class Work:
     consumers: tuple[tuple[Consumer, tuple[str, ...]], ...]
     """Each with the services whose logs it follows."""
     channel: str
-    deadlines: PlacementWorker | CapacityWorker | None = None
-    """Whose time passes here."""
+    pass_time: Callable[[datetime], bool] | None = None
+    woken: threading.Event = field(default_factory=threading.Event)
+    """Set when time has something to do at once."""
     chores: tuple[Callable[[], object], ...] = ()
     """What is to be forgotten now and then."""
     gather_seconds: float = GATHER_SECONDS
@@ -82,13 +84,25 @@ class Work:
 def placement_work(settings: Settings, clock: Clock) -> Work:
     log = _log(settings, "placement")
     worker = PlacementWorker(log, load(), clock)
-    return Work(log, ((worker.consumer, ("gateway", "capacity")),), log_channel("placement"), worker)
+    return Work(
+        log,
+        ((worker.consumer, ("gateway", "capacity")),),
+        log_channel("placement"),
+        worker.pass_time,
+        worker.runner.woken,
+    )
 
 
 def capacity_work(settings: Settings, clock: Clock) -> Work:
     log = _log(settings, "capacity")
     worker = CapacityWorker(log, load(), clock)
-    return Work(log, ((worker.consumer, ("gateway", "placement")),), log_channel("capacity"), worker)
+    return Work(
+        log,
+        ((worker.consumer, ("gateway", "placement")),),
+        log_channel("capacity"),
+        worker.pass_time,
+        worker.runner.woken,
+    )
 
 
 def projection_work(settings: Settings, _clock: Clock) -> Work:
@@ -182,7 +196,7 @@ class Worker:
         else:  # who waits for a log need not hear of commits that add nothing to it
             self.work.log.observers.append(lambda _events: announcer())
         self.threads.start("announcer", announcer.run)
-        if self.work.deadlines is not None:
+        if self.work.pass_time is not None:
             self.threads.start("timers", self._let_time_pass)  # a hold expires also while no broker is there
         if chores := self.work.chores:
             self.threads.start("housekeeping", lambda stop: keep_house(chores, stop))
@@ -195,7 +209,7 @@ class Worker:
             for consumer, follows in self.work.consumers
         ]
         self.sweep = Sweep(self.receivers, self.broker, f"{self.name}.sweep")
-        has_timers = self.work.deadlines is not None
+        has_timers = self.work.pass_time is not None
         watch_worker(watch.metrics, self.sweep, self.receivers, self.work.log.engine, self.clock, has_timers=has_timers)
         if self.kind == "projection":
             watch_read_model(watch.metrics, self.work.log.engine, self.clock, load().countries)
@@ -223,14 +237,13 @@ class Worker:
         return None
 
     def _let_time_pass(self, stop: threading.Event) -> None:
-        assert self.work is not None
-        deadlines = self.work.deadlines
-        assert deadlines is not None
-        woken = deadlines.runner.woken
+        work = self.work
+        assert work is not None
+        assert work.pass_time is not None
         while not stop.is_set():
-            woken.clear()
+            work.woken.clear()  # before the look: what is woken meanwhile is looked at next
             try:
-                busy = deadlines.pass_time(self.clock())
+                busy = work.pass_time(self.clock())
                 self.timers_problem = ""
             except Exception as failure:  # noqa: BLE001 - the next round may find the database again
                 self.timers_problem = type(failure).__name__
@@ -238,7 +251,7 @@ class Worker:
                 stop.wait(1.0)
                 continue
             if not busy:
-                woken.wait(TIMER_SECONDS)
+                work.woken.wait(TIMER_SECONDS)
 
     async def _bring(self) -> int:
         assert self.work is not None

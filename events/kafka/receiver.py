@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
 LONG_WAIT_SECONDS = 1.0
+COMPANY_SECONDS = 0.25
+"""How long a message that its receiver only has to remember having seen waits for others: it goes along with them, and costs no
+transaction of its own."""
 
 
 class Stopping(Exception):

@@ -2,7 +2,7 @@
 
 Faust is how messages come fast; the sweep is why they come at all. Every second it compares, for every partition, the end
 of the topic with what this service has taken, whichever process was to take it. A partition that has stood still since the
-round before, with messages waiting, is read here: after a rebalance, beside a frozen or killed worker, when the group's
+round before and a moment more, with messages waiting, is read here: after a rebalance, beside a frozen or killed worker, when the group's
 coordinator is gone. Taking the same message twice is harmless, so nobody has to be asked first.
 """
 
@@ -10,7 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 from kafka.admin import KafkaAdminClient
@@ -18,12 +19,14 @@ from kafka.errors import for_code
 
 from events.kafka.connection import Broker
 from events.kafka.history import History, Place
-from events.kafka.receiver import AtWork, Receiver, Stopping
+from events.kafka.receiver import COMPANY_SECONDS, AtWork, Receiver, Stopping
 from events.log.engines import is_database_trouble, reading
 
 logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 1.0
+LET_BE_SECONDS = COMPANY_SECONDS + 0.1
+"""How much longer what stands still is let be: it may only have waited for company, in this process or another."""
 HANGING_AFTER = 8
 """Seconds a handler may work on one event while its database answers. A decision takes milliseconds, a statement is ended
 after five seconds, and after ten without one the server gives the log's lock to others (deploy/postgres/roles.sql)."""
@@ -84,14 +87,17 @@ class Sweep:
         }
         ends = self._history.ends(places)
         lag = {(receiver.consumer.name, topic): 0 for receiver in self._receivers for topic in receiver.topic_ids}
+        still = []
         for (receiver, place), position in positions.items():
             lag[receiver.consumer.name, place[0]] += max(0, ends[place] - position)
-            try:
-                taken += self._look_at(receiver, place, position, ends[place])
-            except Exception as failure:
-                if is_database_trouble(failure) or isinstance(failure, Stopping):
-                    raise
-                failures.append(failure)
+            with self._each_by_itself(failures):
+                if self._stands_still(receiver, place, position, ends[place]):
+                    still.append((receiver, place))
+        if still:
+            time.sleep(LET_BE_SECONDS)
+        for receiver, place in still:
+            with self._each_by_itself(failures):
+                taken += self._take_what_was_left(receiver, place, ends[place])
         self.lag = lag
         self.problem = ""
         self.rounds += 1
@@ -99,8 +105,8 @@ class Sweep:
             self._note(one)
         return taken
 
-    def _look_at(self, receiver: Receiver, place: Place, position: int, end: int) -> int:
-        """Reads a partition on which nobody has moved since the round before."""
+    def _stands_still(self, receiver: Receiver, place: Place, position: int, end: int) -> bool:
+        """Whether messages wait in a partition on which nobody has moved since the round before."""
         seen = (receiver.consumer.name, place, receiver.topic_ids[place[0]])
         fresh = seen not in self._known
         if fresh or position > end:
@@ -112,22 +118,30 @@ class Sweep:
         key = (receiver.consumer.name, place)
         stood = self._stood_at.get(key) == position
         self._stood_at[key] = position
-        if position >= end or not stood:
-            return 0
-        taken = receiver.catch_up(self._history, place, end)
-        logger.warning("took what was left consumer=%s topic=%s partition=%d count=%d", key[0], *place, taken)
+        return stood and position < end
+
+    def _take_what_was_left(self, receiver: Receiver, place: Place, end: int) -> int:
+        if taken := receiver.catch_up(self._history, place, end):
+            name = receiver.consumer.name
+            logger.warning("took what was left consumer=%s topic=%s partition=%d count=%d", name, *place, taken)
         return taken
+
+    @contextmanager
+    def _each_by_itself(self, failures: list[Exception]) -> Iterator[None]:
+        """What fails here keeps nothing from the others, unless nothing can be done now."""
+        try:
+            yield
+        except Exception as failure:
+            if is_database_trouble(failure) or isinstance(failure, Stopping):
+                raise
+            failures.append(failure)
 
     def _retry_due(self, receiver: Receiver, failures: list[Exception]) -> int:
         receiver.look_for_hanging()
         settled = 0
         for letter in receiver.due():
-            try:
+            with self._each_by_itself(failures):
                 settled += receiver.retry(self._history, letter)
-            except Exception as failure:
-                if is_database_trouble(failure) or isinstance(failure, Stopping):
-                    raise
-                failures.append(failure)
         return settled
 
     def _places(self) -> list[Place]:

@@ -20,7 +20,7 @@ import faust
 from faust.types.auth import CredentialsT
 
 from events.kafka.connection import SASL_MECHANISM, Broker
-from events.kafka.receiver import Receiver, Stopping
+from events.kafka.receiver import COMPANY_SECONDS, Receiver, Stopping
 from events.kafka.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,6 @@ STOP_SECONDS = 3.0
 END_ANYWAY_SECONDS = 4.5
 GATHER_SECONDS = 0.002
 """Faust hands over one message at a time; what came together is taken together if one waits for so long."""
-UNPRESSING_SECONDS = 0.25
-"""How long a message waits that its receiver only has to remember having seen: it goes along with others, and costs no transaction
-of its own. Well below a round of the sweep, which would take it for left lying."""
 MOST_AT_ONCE = 100
 """Messages in one transaction: so many decisions take a fraction of the time that anybody waits for the log's lock."""
 
@@ -207,12 +204,14 @@ class _Waiting:
         """All that waits, soon after something pressing has come, or when what is not has waited long enough."""
         run = [await self._queue.get()]
         with suppress(TimeoutError):
-            async with asyncio.timeout(UNPRESSING_SECONDS):
+            async with asyncio.timeout(COMPANY_SECONDS):
                 await self._is_time.wait()
         await asyncio.sleep(self._gather_seconds)
         self._is_time.clear()
-        while not self._queue.empty():
+        while len(run) < MOST_AT_ONCE and not self._queue.empty():
             run.append(self._queue.get_nowait())
+        if not self._queue.empty():
+            self._is_time.set()
         return run
 
 

@@ -281,6 +281,17 @@ def test_a_woken_stream_that_has_nothing_to_do_goes_back_to_sleep(runner: Decide
     assert runner.next_due() == NOON + ROUND
 
 
+def test_who_lets_time_pass_hears_of_what_was_woken_once_it_is_committed(runner: DeciderRunner[Tally]) -> None:
+    with pytest.raises(RuntimeError), runner.log.writing() as tx:  # noqa: PT012 - it is the transaction that must raise
+        runner.wake(tx, "tally-1", NOON)
+        raise RuntimeError
+    assert not runner.woken.is_set()
+    with runner.log.writing() as tx:
+        runner.wake(tx, "tally-1", NOON)
+        assert not runner.woken.is_set()  # nobody would see it yet
+    assert runner.woken.is_set()
+
+
 def test_a_timer_that_never_clears_does_not_keep_the_others_from_firing(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

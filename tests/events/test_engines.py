@@ -1,13 +1,15 @@
-"""What counts as the database's own trouble on SQLite; PostgreSQL's is in tests/real/test_postgresql_failures.py."""
+"""What counts as the database's own trouble on SQLite (PostgreSQL's is in tests/real/test_postgresql_failures.py), and reading."""
 
 import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from events.log.engines import is_database_trouble, sqlite_engine
+from events.log.engines import is_database_trouble, postgresql_engine, reading, sqlite_engine
 from events.log.store import EventLog
 from tests.events.drafts import a_draft, drafts
 
@@ -75,3 +77,24 @@ def test_what_a_table_does_not_allow_is_not(log: EventLog, statement: str) -> No
 @pytest.mark.parametrize("failure", [ValueError("x"), OSError("disk"), sa.exc.InvalidRequestError("x")], ids=repr)
 def test_what_did_not_come_from_the_database_is_not(failure: Exception) -> None:
     assert not is_database_trouble(failure)
+
+
+def prepared_beside(how_to_read: Callable[[sa.Engine], AbstractContextManager[sa.Connection]], url: str) -> bool:
+    """Whether a statement that is written again and again stays prepared when others read on the same connection."""
+    engine = postgresql_engine(url, connections=1)
+    try:
+        for _ in range(10):
+            with engine.begin() as connection:
+                connection.exec_driver_sql("SELECT 'a write'")
+            with how_to_read(engine) as connection:
+                connection.exec_driver_sql("SELECT 'a read'")
+        with engine.begin() as connection:
+            known = connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements").scalars().all()
+    finally:
+        engine.dispose()
+    return "SELECT 'a write'" in known
+
+
+def test_who_reads_does_not_make_the_connection_forget_what_it_prepared(postgres_url: str) -> None:
+    assert prepared_beside(reading, postgres_url)
+    assert not prepared_beside(sa.Engine.connect, postgres_url), "psycopg forgets no more; is `reading` needed still?"

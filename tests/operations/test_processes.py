@@ -11,11 +11,22 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
+from events.envelope import CONTRACTS, Event, decode
+from events.key_file import KeyEncryptionKeys
+from events.log.decider import DeciderRunner
 from events.log.engines import sqlite_engine
 from events.log.store import EventLog
+from events.sealing import KeyStore
+from reference import load
+from services.capacity.worker import CapacityWorker
 from services.config import Settings, read_settings
+from services.gateway.erasure import Eraser
+from services.gateway.intake import metadata as intake_metadata
 from services.operations.doctor import why_no_database
+from services.placement.worker import PlacementWorker
 from services.processes import RelayProcess, Work, Worker, _told_to_stop
+from tests.events.drafts import NOON
+from tests.events.test_contracts import GOLDEN
 
 PATIENCE = 20
 
@@ -102,3 +113,32 @@ def test_a_relay_without_its_database_says_what_to_do(tmp_path: Path) -> None:
     reasons = relay.ready()
     assert "start it, or correct HAVEN_DATABASE" in reasons[f"log of {leader.status.source}"]
     assert "PLOVER-41" not in str(reasons)
+
+
+@pytest.fixture
+def acted(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """What somebody did something about."""
+    seen: list[Event] = []
+    monkeypatch.setattr(DeciderRunner, "react", lambda _runner, _tx, _stream, event, **_rest: seen.append(event))
+    monkeypatch.setattr(PlacementWorker, "_view_unit", lambda _worker, _tx, data, _version: seen.append(data))
+    monkeypatch.setattr(KeyStore, "destroy", lambda _keys, subject: seen.append(subject))
+    return seen
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+@pytest.mark.parametrize("kind", ["placement", "capacity", "eraser"])
+def test_a_worker_acts_on_what_it_says_it_acts_on(acted: list[Event], kind: str, name: str) -> None:
+    """What it does not, waits for company: a command that waited too would be slow for no reason anybody could see."""
+    log = EventLog(sqlite_engine(":memory:"), kind)
+    log.create_schema(intake_metadata)
+    consumer = {
+        "placement": lambda: PlacementWorker(log, load(), lambda: NOON),
+        "capacity": lambda: CapacityWorker(log, load(), lambda: NOON),
+        "eraser": lambda: Eraser(log, KeyStore(log.engine, KeyEncryptionKeys({}))),
+    }[kind]().consumer
+    assert consumer.acts_on is not None
+    event = decode((GOLDEN / f"{name}.json").read_text())
+    assert isinstance(event, Event)
+    with log.writing() as tx:
+        consumer.handle(tx, event)
+    assert bool(acted) == (name in consumer.acts_on)

@@ -22,7 +22,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from events.envelope import Event, encode
-from events.kafka import dead_letters, receiver, topics, worker
+from events.kafka import dead_letters, topics, worker
 from events.kafka.connection import Broker
 from events.kafka.layout import Layout
 from events.kafka.receiver import Receiver
@@ -309,7 +309,7 @@ def _die_where_told(setup: Setup, service: Service) -> None:
             if next(count) == 10:
                 os._exit(99)
 
-    take_together, receive = service.receiver._take_together, worker._receive
+    take_together, receive = service.receiver._take_together, service.receiver.receive
     match setup.dies:
         case "before commit":
             service.fails = lambda _event: die()
@@ -322,11 +322,11 @@ def _die_where_told(setup: Setup, service: Service) -> None:
             service.receiver._take_together = take_and_die
         case "after acknowledgement":
 
-            def receive_and_die(receivers: Sequence[receiver.Receiver], messages: Sequence[Message]) -> None:
+            def receive_and_die(messages: Sequence[Message]) -> None:
                 die(messages)  # those before were acknowledged
-                receive(receivers, messages)
+                receive(messages)
 
-            worker._receive = receive_and_die
+            service.receiver.receive = receive_and_die
 
 
 if __name__ == "__main__":

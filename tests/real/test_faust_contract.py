@@ -39,6 +39,9 @@ class Taker(Receiver):
         self.does = does
         self.topic_ids = _EveryTopic()
 
+    def is_pressing(self, message: Message) -> bool:
+        return True
+
     def receive(self, messages: Sequence[Message]) -> None:
         self.runs.append(len(messages))
         for message in messages:
@@ -250,7 +253,7 @@ def test_all_receivers_have_a_message_before_it_is_acknowledged(rig: Rig) -> Non
     async def test() -> None:
         rig.say(3)
         async with running(rig.app(first, second)):
-            await until(lambda: len(first.taken) == 2)
+            await until(lambda: len(first.taken) == 3)  # neither waits for the other
             await asyncio.sleep(2.5)
 
     in_a_loop(test)
@@ -446,9 +449,15 @@ def test_a_worker_told_to_stop_while_the_broker_is_away_stops(rig: Rig) -> None:
     assert asyncio.run(test()) in {0, EXIT_UNEXPECTED}
 
 
-def test_a_receiver_is_brought_the_topics_it_follows_and_no_others() -> None:
+def test_a_receiver_is_brought_the_topics_it_follows_and_no_others(rig: Rig) -> None:
     follows, does_not = Taker(), Taker()
-    does_not.topic_ids = {"haven.placement": "id"}
-    message = Message(topic="haven.gateway", key=b"unit-1", headers={}, body=b"{}", partition=0, offset=0)
-    worker._receive([follows, does_not], [message])
-    assert (follows.taken, follows.runs, does_not.runs) == ([message], [1], [])
+    does_not.topic_ids = {rig.world.topic("placement"): "id"}
+
+    async def test() -> None:
+        async with running(rig.app(follows, does_not)):
+            rig.say(3)
+            await until(lambda: rig.committed() == 3)
+
+    in_a_loop(test)
+    assert [message.offset for message in follows.taken] == [0, 1, 2]
+    assert does_not.runs == []

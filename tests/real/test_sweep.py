@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from kafka.admin import KafkaAdminClient
@@ -10,7 +11,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import TopicPartition
 
 from events.envelope import Event, encode
-from events.kafka import connection, topics
+from events.kafka import connection, sweep, topics
 from events.kafka.connection import Broker, BrokerUnreachable
 from events.kafka.dead_letters import CUT_SHORT
 from events.kafka.history import History, HistoryCutShort
@@ -67,6 +68,26 @@ def test_a_partition_that_moves_is_left_to_who_moves_it(world: World, service: S
             other.receiver.receive(other.history.read(place, 0, end)[:1])
     assert service.sweep.round() == 0
     assert service.sweep.round() > 0
+    other.close()
+
+
+def test_what_waits_for_company_is_left_to_who_brings_it(
+    world: World, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker takes it a moment after the round saw it waiting, on a partition where nothing else moves."""
+    world.say(an_event("s-0", 1))
+    service.sweep.round()
+    other = world.service()
+
+    def meanwhile(_seconds: float) -> None:
+        for partition in range(2):
+            place = (world.topic(), partition)
+            if end := other.history.ends([place])[place]:
+                other.receiver.receive(other.history.read(place, 0, end))
+
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(sleep=meanwhile))
+    assert service.sweep.round() == 0
+    assert world.seen() == [("s-0", 1)]
     other.close()
 
 
