@@ -161,8 +161,8 @@ def exception_swallowed() -> None:
     """A handler fails now and then, and somebody has put a `try ... except: pass` around it."""
     begin = Consumer.__init__
 
-    def swallowing(consumer: Consumer, name: str, log: Any, handle: Any) -> None:
-        begin(consumer, name, log, lambda tx, event: None if one_in(10, event.id) else handle(tx, event))
+    def swallowing(consumer: Consumer, name: str, log: Any, handle: Any, acts_on: Any = None) -> None:
+        begin(consumer, name, log, lambda tx, event: None if one_in(10, event.id) else handle(tx, event), acts_on)
 
     change(Consumer, "__init__", swallowing)
 
