@@ -170,11 +170,12 @@ class ReadModel:
         names = list(parties)
         if any("\n" in name for name in names):
             raise ValueError("the name of a party is one line")  # the second would be a party nobody vouched for
-        with self._engine.begin() as connection:
+        with self._engine.connect() as connection:
             if not self._on_sqlite:
                 # For this transaction only: the next reader on this connection starts with nothing.
                 connection.exec_driver_sql("SELECT set_config('haven.parties', %s, true)", ("\n".join(names),))
             yield connection
+            connection.commit()  # nothing was written; after a rollback psycopg would have to prepare everything anew
 
     def request(self, request_id: str, parties: Sequence[str]) -> Json | None:
         """The view of one request if one of `parties` may know of it."""

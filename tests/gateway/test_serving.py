@@ -122,6 +122,7 @@ def test_whoever_does_not_read_is_cut_off_and_nobody_else_waits(serving: Serving
 def test_a_reader_who_is_only_slow_gets_every_byte_in_its_place(serving: Serving) -> None:
     """Two threads write to one connection: whoever has something to say, and the server, of what did not fit before."""
     slow = serving.listen()
+    assert soon(lambda: len(serving.feed._taken) == 1)  # the answer has begun; the feed takes it over a moment later
     ((_, client),) = serving.feed._taken.items()
     said = [b"%08d" % number + b"." * (number % 997) + b"\n" for number in range(3000)]
 
