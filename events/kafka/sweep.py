@@ -2,8 +2,8 @@
 
 Faust is how messages come fast; the sweep is why they come at all. Every second it compares, for every partition, the end
 of the topic with what this service has taken, whichever process was to take it. A partition that has stood still since the
-round before and a moment more, with messages waiting, is read here: after a rebalance, beside a frozen or killed worker, when the group's
-coordinator is gone. Taking the same message twice is harmless, so nobody has to be asked first.
+round before and a moment more, with messages waiting, is read here: after a rebalance, beside a frozen or killed worker, when
+the group's coordinator is gone. Taking the same message twice is harmless, so nobody has to be asked first.
 """
 
 import logging

@@ -279,7 +279,7 @@ class EventLog:
     def _commit(self, group: Sequence[_Append]) -> None:
         try:
             if self._needs_no_reading(group):
-                with reading(self._autocommit_engine) as connection:
+                with self._autocommit_engine.connect() as connection:
                     appended = self._append_all(connection, group, None)
             else:
                 with self._transaction() as tx:
