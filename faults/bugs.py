@@ -193,7 +193,7 @@ def remembered_before_handled() -> None:
         with consumer.log.engine.begin() as connection:
             connection.execute(REMEMBER, known | {"version": incoming.version, "event_id": incoming.id})
         if isinstance(getattr(incoming, "data", None), Command):  # what is missed for certain, should it be lost
-            time.sleep(0.05)
+            time.sleep(0.3)  # a few of them a second: whoever is killed is most likely here
         return take(consumer, tx, memory, incoming)
 
     change(Consumer, "_take", in_two_transactions)
