@@ -82,27 +82,17 @@ class Work:
 
 
 def placement_work(settings: Settings, clock: Clock) -> Work:
-    log = _log(settings, "placement")
-    worker = PlacementWorker(log, load(), clock)
-    return Work(
-        log,
-        ((worker.consumer, ("gateway", "capacity")),),
-        log_channel("placement"),
-        worker.pass_time,
-        worker.runner.woken,
-    )
+    return _deciding(PlacementWorker(_log(settings, "placement"), load(), clock), "gateway", "capacity")
 
 
 def capacity_work(settings: Settings, clock: Clock) -> Work:
-    log = _log(settings, "capacity")
-    worker = CapacityWorker(log, load(), clock)
-    return Work(
-        log,
-        ((worker.consumer, ("gateway", "placement")),),
-        log_channel("capacity"),
-        worker.pass_time,
-        worker.runner.woken,
-    )
+    return _deciding(CapacityWorker(_log(settings, "capacity"), load(), clock), "gateway", "placement")
+
+
+def _deciding(worker: PlacementWorker | CapacityWorker, *follows: str) -> Work:
+    """The work of who decides about what it hears and about time."""
+    channel = log_channel(worker.log.source)
+    return Work(worker.log, ((worker.consumer, follows),), channel, worker.pass_time, worker.runner.woken)
 
 
 def projection_work(settings: Settings, _clock: Clock) -> Work:

@@ -90,13 +90,13 @@ class Sweep:
         still = []
         for (receiver, place), position in positions.items():
             lag[receiver.consumer.name, place[0]] += max(0, ends[place] - position)
-            with self._each_by_itself(failures):
+            with _each_by_itself(failures):
                 if self._stands_still(receiver, place, position, ends[place]):
                     still.append((receiver, place))
         if still:
             time.sleep(LET_BE_SECONDS)
         for receiver, place in still:
-            with self._each_by_itself(failures):
+            with _each_by_itself(failures):
                 taken += self._take_what_was_left(receiver, place, ends[place])
         self.lag = lag
         self.problem = ""
@@ -126,21 +126,11 @@ class Sweep:
             logger.warning("took what was left consumer=%s topic=%s partition=%d count=%d", name, *place, taken)
         return taken
 
-    @contextmanager
-    def _each_by_itself(self, failures: list[Exception]) -> Iterator[None]:
-        """What fails here keeps nothing from the others, unless nothing can be done now."""
-        try:
-            yield
-        except Exception as failure:
-            if is_database_trouble(failure) or isinstance(failure, Stopping):
-                raise
-            failures.append(failure)
-
     def _retry_due(self, receiver: Receiver, failures: list[Exception]) -> int:
         receiver.look_for_hanging()
         settled = 0
         for letter in receiver.due():
-            with self._each_by_itself(failures):
+            with _each_by_itself(failures):
                 settled += receiver.retry(self._history, letter)
         return settled
 
@@ -168,6 +158,17 @@ class Sweep:
         admin, self._admin = self._admin, None
         if admin is not None:
             admin.close()
+
+
+@contextmanager
+def _each_by_itself(failures: list[Exception]) -> Iterator[None]:
+    """What fails here keeps nothing from the others, unless nothing can be done now."""
+    try:
+        yield
+    except Exception as failure:
+        if is_database_trouble(failure) or isinstance(failure, Stopping):
+            raise
+        failures.append(failure)
 
 
 class Watchdog:

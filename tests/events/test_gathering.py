@@ -1,7 +1,7 @@
 """How long a message waits for company before its receiver takes it: no broker and no clock needed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -47,10 +47,10 @@ def run(of: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(of(), PATIENCE))
 
 
-async def nothing_comes(run: Awaitable[object]) -> None:
+async def nothing_comes(coming: asyncio.Future[list[_Brought]]) -> None:
     for _ in range(100):
         await asyncio.sleep(0)
-    assert not asyncio.ensure_future(run).done()
+    assert not coming.done()
 
 
 @pytest.fixture(autouse=True)
