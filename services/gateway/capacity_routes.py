@@ -82,7 +82,10 @@ def report_capacity(call: Call) -> Response:
     bodies.check_capacity(body, call.gateway.clock())
     unit = _unit(call)
     revision = _revision_seen()
-    if revision != unit["revision"]:
+    # A PUT is its own key: the same values on the same revision are the same report, however often they are sent.
+    intent = call.intent(f"{revision}/{body.beds}/{body.free}/{body.blocked}/{body.blocked_because}/{body.blocked_until}")
+    # One whose answer was lost has moved the revision itself: sent again, it has its answer (RFC 9110, 13.1.1).
+    if revision != unit["revision"] and not call.gateway.intake.has_accepted(intent):
         raise _refused(ReportRefusal.STALE_REVISION, unit)
 
     def commands(_event_id: Any) -> list[tuple[str, Contract]]:
@@ -97,9 +100,7 @@ def report_capacity(call: Call) -> Response:
         )
         return [(f"unit-{unit['unit_id']}", report)]
 
-    # A PUT is its own key: the same values on the same revision are the same report, however often they are sent.
-    key = f"{revision}/{body.beds}/{body.free}/{body.blocked}/{body.blocked_because}/{body.blocked_until}"
-    accepted = call.gateway.intake.accept(call.intent(key), unit["unit_id"], commands)
+    accepted = call.gateway.intake.accept(intent, unit["unit_id"], commands)
     outcomes = call.outcome(accepted) if call.wait else None
     if outcomes is None:
         return received(accepted, _unit_path(unit), unit_id=unit["unit_id"])

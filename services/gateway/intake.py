@@ -90,6 +90,10 @@ class Intake:
         said = msgspec.json.encode([who.person, who.role, who.organisation, intent.route, intent.key])
         return hmac.new(self._id_key, said, hashlib.sha256).hexdigest()[:32]
 
+    def has_accepted(self, intent: Intent) -> bool:
+        """Whether this very intent was accepted within the last 48 h. Raises Problem 422 when its key was used for another."""
+        return self._recall(self.intent_id(intent), self._fingerprint(intent)) is not None
+
     def accept(
         self,
         intent: Intent,
@@ -103,8 +107,7 @@ class Intake:
         `commands` is given a function from a command's place to its event id (sealing binds to it) and returns streams
         with commands. Raises Problem 422 when the key was used for something else.
         """
-        intent_id = self.intent_id(intent)
-        fingerprint = hmac.new(self._fingerprint_key, intent.canonical(), hashlib.sha256).hexdigest()
+        intent_id, fingerprint = self.intent_id(intent), self._fingerprint(intent)
         if known := self._recall(intent_id, fingerprint):
             return known
         now = self._clock()
@@ -160,6 +163,9 @@ class Intake:
             tx.connection.execute(
                 sa.delete(idempotency).where(idempotency.c.received_at < (now - KEPT_FOR).isoformat())
             )
+
+    def _fingerprint(self, intent: Intent) -> str:
+        return hmac.new(self._fingerprint_key, intent.canonical(), hashlib.sha256).hexdigest()
 
     def _recall(self, intent_id: str, fingerprint: str) -> Accepted | None:
         with reading(self.log.engine) as connection:

@@ -246,6 +246,43 @@ def test_a_report_sent_twice_is_one_report(world: World) -> None:
     assert len(commands(world, ReportCapacity, begun)) == 1
 
 
+def test_a_report_sent_again_after_it_counted_has_its_answer(world: World) -> None:
+    path = f"{PREFIX}/shelters/{NEIGHBOUR.organisation}/units/{NEIGHBOUR.organisation}-u1/capacity"
+    world.core.settle()
+    seen, begun = world.send(NEIGHBOUR, "GET", path), world.log.head()
+
+    def sent(who: Who, free: int, **more: str) -> Any:
+        return world.send(who, "PUT", path, json={"beds": 200, "free": free}, headers={"If-Match": tag, **more})
+
+    tag = seen.headers["ETag"]
+    first = sent(NEIGHBOUR, 147)
+    assert first.status_code == 202
+    world.core.settle()
+    assert sent(NEIGHBOUR, 147).data == first.data, "as it was answered, for a client that does not wait"
+    waited = sent(NEIGHBOUR, 147, Prefer="wait=20")
+    assert (waited.status_code, waited.json["free"]) == (200, 147)
+    assert waited.headers["ETag"] not in {tag, None}
+    for who, free in ((NEIGHBOUR, 146), (replace(NEIGHBOUR, person="nl-shelter-colleague"), 147)):
+        refused = sent(who, free)
+        assert is_problem(refused, 412)["type"].endswith("/stale-revision")
+        assert refused.headers["ETag"] == waited.headers["ETag"]
+    assert len(commands(world, ReportCapacity, begun)) == 1
+
+
+def test_a_report_that_was_refused_is_refused_again_however_often_it_is_sent(world: World) -> None:
+    world.done(world.ask(POLICE, "POST", "/relocation-requests", AN_OPENING))
+    world.core.settle()
+    path = f"{PREFIX}/shelters/{RECEIVING.organisation}/units/{RECEIVING.organisation}-u1/capacity"
+    seen, begun = world.send(RECEIVING, "GET", path), world.log.head()
+    assert seen.json["held"]
+    headers = {"If-Match": seen.headers["ETag"], "Prefer": "wait=20"}
+    typed_away = {"beds": seen.json["held"] - 1, "free": 0}
+    for _ in range(2):
+        refused = world.send(RECEIVING, "PUT", path, json=typed_away, headers=headers)
+        assert is_problem(refused, 409)["type"].endswith("/claimed-beds-typed-away")
+    assert len(commands(world, ReportCapacity, begun)) == 1
+
+
 # Reading what one has just written
 
 

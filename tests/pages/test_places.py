@@ -152,6 +152,17 @@ def test_two_taps_change_once(world: World, staff: Reader) -> None:
     assert button(shown, "Undo")["free"] == str(before["free"])
 
 
+def test_a_form_sent_again_after_its_values_were_changed_does_not_say_saved(world: World, staff: Reader) -> None:
+    before = unit_of(world, HOME)
+    form = button(staff.get("/places"), "One fewer")
+    staff.send("/places", **form)
+    staff.send("/places", **button(staff.get("/places"), "One more"))
+    again = staff.send("/places", **form)
+    assert again.status_code == 412
+    assert "Nothing was overwritten" in words(again)
+    assert unit_of(world, HOME)["free"] == before["free"]
+
+
 def test_two_taps_on_nothing_changed_are_one(world: World, staff: Reader) -> None:
     form = button(staff.get("/places"), "Nothing changed")
     staff.send("/places", **form)

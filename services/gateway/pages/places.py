@@ -168,20 +168,27 @@ def _report(visit: Visit) -> Response:
     if answer.status == 202:
         return visit.go_to("/places", _not_decided_yet())
     before = Said.of(unit, visit.site.gateway.clock())
-    undo = asdict(before.at(answer.data["revision"])) if before.revision == said.revision else None
-    return visit.go_to("/places", _saved(visit, said), once=undo)
+    if before.revision != said.revision:
+        return _sent_again(visit, said, units)
+    return visit.go_to("/places", _saved(visit, said), once=asdict(before.at(answer.data["revision"])))
+
+
+def _sent_again(visit: Visit, said: Said, units: Sequence[Json]) -> Response:
+    """What was said to an older revision: nothing new if it stands, which the first of two taps saw to; its way to undo it is kept."""
+    unit = _one(units, said.unit)
+    if unit is None or not said.stands(unit, visit.site.gateway.clock()):
+        return _show(visit, units, 412, said=said, conflict="stale-revision")
+    notice = _saved(visit, said)
+    return visit.go_to("/places", "" if notice in visit.session.notices else notice)
 
 
 def _report_refused(visit: Visit, said: Said, refused: Refused) -> Response:
     units = _units(visit)
-    unit = _one(units, said.unit)
-    if unit is None:
+    if _one(units, said.unit) is None:
         raise refused
-    if refused.status == 412 and said.stands(unit, visit.site.gateway.clock()):
-        # The first of two taps was faster than this one, and its way to undo it is kept.
-        notice = _saved(visit, said)
-        return visit.go_to("/places", "" if notice in visit.session.notices else notice)
-    if refused.code in ("stale-revision", "claimed-beds-typed-away"):
+    if refused.status == 412:
+        return _sent_again(visit, said, units)
+    if refused.code == "claimed-beds-typed-away":
         return _show(visit, units, refused.status, said=said, conflict=refused.code)
     return _show(visit, units, refused.status, said=said, wrong=what_was_wrong(refused, _what_to_put_right()))
 
