@@ -1,5 +1,5 @@
 """How a board keeps up with what moves: the last change is always on it soon, however the changes fall, and it asks no more often
-than at its pace. What the browser asks for is timed by the browser itself."""
+than at its pace. When it asks is timed in the page itself: a busy browser sends a fetch later than it was asked to."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 APART = 2_000
 """Milliseconds between two fetches (frontend/live.js)."""
+CLOCK = 5
+"""The browser's clock and its timers may differ by so much."""
 SOON = 7_000
 """Less than three seconds where nothing else runs; before ten, when a board that waits in vain asks once more (frontend/live.js)."""
 QUIET = 3.0
@@ -48,6 +50,7 @@ class OpenBoard:
     def __init__(self, page: Any) -> None:
         self._page = page
         page.goto("/board")
+        page.evaluate("""globalThis.asked = []; document.addEventListener("moved", () => asked.push(Date.now()), true)""")
         page.locator("#live[data-condition=live]").wait_for()
         self._cell = page.locator("section[aria-labelledby=capacity] tr", has_text="Netherlands").locator("td").first
         self.rest()
@@ -66,21 +69,13 @@ class OpenBoard:
     def comes_to(self, free: int) -> None:
         self._cell.filter(has_text=str(free)).wait_for(timeout=SOON)
 
-    def fetches(self) -> list[float]:
-        """When it asked for what stands now, in milliseconds since it was loaded."""
-        return list(
-            self._page.evaluate(
-                """performance.getEntriesByType("resource")
-                .filter(({name, initiatorType}) => initiatorType === "fetch" && new URL(name).pathname === "/board")
-                .map(({startTime}) => startTime)"""
-            )
-        )
+    def fetches(self) -> list[int]:
+        """When it asked for what stands now, in the browser's milliseconds."""
+        return list(self._page.evaluate("asked"))
 
     def keeps_pace(self) -> None:
-        times = self.fetches()
-        gaps = [after - before for before, after in pairwise(times)]
-        # Between when they were asked for; a busy browser sends one later than it was asked to.
-        assert all(gap > APART / 2 for gap in gaps), gaps
+        gaps = [after - before for before, after in pairwise(self.fetches())]
+        assert all(gap >= APART - CLOCK for gap in gaps), gaps
 
 
 @pytest.fixture
