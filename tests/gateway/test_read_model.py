@@ -1,6 +1,6 @@
 """What is shown follows from the logs alone: rebuilt, or read in any other order, it is the same to the byte."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +202,28 @@ def test_beds_of_a_household_that_left_are_shown_as_being_made_ready(tmp_path: P
     shown = world.done(world.get(RECEIVING, f"/shelters/{RECEIVING.organisation}/units/{unit}/capacity"))
     assert (shown["blocked"], shown["blocked_because"]) == (1, "turnover")
     world.node.stop()
+
+
+LISTS: dict[str, Callable[[ReadModel], object]] = {
+    "requests": lambda model: model.requests(["referrer:be-police-antwerp"], None, 20),
+    "open requests": lambda model: model.requests(["referrer:be-police-antwerp"], None, 20, only_open=True),
+    "open asks": lambda model: model.requests_with_open_asks(["shelter:nl-shelter-01"]),
+    "answered asks": lambda model: model.requests_with_answered_asks(
+        ["shelter:nl-shelter-01"], None, 20, shelter_id="nl-shelter-01"
+    ),
+    "one ask": lambda model: model.request_with_ask("ask", ["shelter:nl-shelter-01"]),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_no_list_goes_through_all_there_ever_was(tmp_path: Path, name: str) -> None:
+    """What is asked for every few seconds finds its rows by an index, however many cases have ended."""
+    engine = sqlite_engine(tmp_path / "model.db")
+    TABLES[0].metadata.create_all(engine)
+    asked: list[tuple[str, Any]] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *it: asked.append((it[2], it[3])))
+    LISTS[name](ReadModel(engine))
+    [(query, values)] = [(query, values) for query, values in asked if "requests" in query]
+    with engine.connect() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values)]
+    assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN asks USING INDEX ix_asks_open"], plan
