@@ -19,7 +19,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -123,7 +123,14 @@ data_keys = sa.Table(
     ),
 )
 
-_KeyRow = sa.Row[Any, Any, Any, Any]
+
+class _Key(NamedTuple):
+    key_id: str
+    subject: str
+    wrapped_by: str | None
+    wrapped: bytes | None
+
+
 _KEYS = sa.select(data_keys.c.key_id, data_keys.c.subject, data_keys.c.wrapped_by, data_keys.c.wrapped)
 _BY_SUBJECT = _KEYS.where(data_keys.c.subject == sa.bindparam("subject"))
 _BY_KEY = _KEYS.where(data_keys.c.key_id == sa.bindparam("key_id"))
@@ -186,9 +193,9 @@ class KeyStore:
         Otherwise a node whose key file was lost would make a new one and seal under it, beside keys it cannot open.
         """
         with reading(self._engine) as connection:
-            rows = connection.execute(_ONE_OF_EACH_GENERATION).all()
-        for row in rows:
-            self._unwrap(row)
+            keys = [_Key(*row) for row in connection.execute(_ONE_OF_EACH_GENERATION)]
+        for key in keys:
+            self._unwrap(key)
 
     def create(self, subject: str) -> str:
         """The id of the subject's key, made now if there is none. Raises KeyDestroyed."""
@@ -197,11 +204,11 @@ class KeyStore:
     def seal(self, subject: str, text: str, context: SealContext) -> Sealed:
         """Seals `text` under the subject's key, made now if there is none. Raises TextRefused or KeyDestroyed."""
         padded = _pad(text, context)
-        row = self._key_of(subject)
+        key = self._key_of(subject)
         nonce = self._random_bytes(_NONCE_BYTES)
-        bound = _context_bytes(row.key_id, context)
-        box = nonce + AESGCM(self._unwrap(row)).encrypt(nonce, padded, bound)
-        return Sealed(algorithm=ALGORITHM, key_id=row.key_id, box=_to_base64url(box))
+        bound = _context_bytes(key.key_id, context)
+        box = nonce + AESGCM(self._unwrap(key)).encrypt(nonce, padded, bound)
+        return Sealed(algorithm=ALGORITHM, key_id=key.key_id, box=_to_base64url(box))
 
     def unseal(self, sealed: Sealed, context: SealContext) -> str | Unreadable:
         """The text, or why it is not readable any more (or not by this release). Raises SealBroken.
@@ -210,17 +217,17 @@ class KeyStore:
         """
         if sealed.algorithm != ALGORITHM:
             return Unreadable(reason=UnreadableReason.UNKNOWN_ALGORITHM, key_id=sealed.key_id)
-        row = self._find(_BY_KEY, key_id=sealed.key_id)
-        if row is None:
+        key = self._find(_BY_KEY, key_id=sealed.key_id)
+        if key is None:
             return Unreadable(reason=UnreadableReason.KEY_UNKNOWN, key_id=sealed.key_id)
-        if row.wrapped is None:
+        if key.wrapped is None:
             return Unreadable(reason=UnreadableReason.KEY_DESTROYED, key_id=sealed.key_id)
         box = _from_base64url(sealed.box)
         if box is None or len(box) < _NONCE_BYTES + BLOCK + _TAG_BYTES:
             raise SealBroken(sealed.key_id, context)
         bound = _context_bytes(sealed.key_id, context)
         try:
-            padded = AESGCM(self._unwrap(row)).decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], bound)
+            padded = AESGCM(self._unwrap(key)).decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], bound)
         except InvalidTag:
             raise SealBroken(sealed.key_id, context) from None
         return padded.rstrip(b"\0")[:-1].decode()
@@ -241,14 +248,14 @@ class KeyStore:
         interrupt. Raises KeyFileMismatch if the key file lacks a generation that is still in use."""
         current = self._keks.current
         with reading(self._engine) as connection:
-            rows = connection.execute(_OLDER_WRAPPINGS, {"current": current}).all()
+            keys = [_Key(*row) for row in connection.execute(_OLDER_WRAPPINGS, {"current": current})]
         rewrapped = 0
-        for row in rows:
-            wrapped = self._wrap(self._unwrap(row), row.key_id, row.subject)
+        for key in keys:
+            wrapped = self._wrap(self._unwrap(key), key.key_id, key.subject)
             with self._engine.begin() as connection:
                 # Compare and swap: a key destroyed since it was read stays destroyed.
-                changes = {"key_id": row.key_id, "wrapped": wrapped, "wrapped_by": current}
-                rewrapped += connection.execute(_REWRAP, {**changes, "wrapped_before": row.wrapped}).rowcount
+                changes = {"key_id": key.key_id, "wrapped": wrapped, "wrapped_by": current}
+                rewrapped += connection.execute(_REWRAP, {**changes, "wrapped_before": key.wrapped}).rowcount
         return rewrapped
 
     def digest_key(self, label: str) -> bytes:
@@ -261,23 +268,27 @@ class KeyStore:
         secret = self._unwrap(self._key_of(_DIGESTS))
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
-    def _key_of(self, subject: str) -> _KeyRow:
-        row = self._find(_BY_SUBJECT, subject=subject)
-        if row is None:
-            key_id = self._new_key_id()
-            wrapped = self._wrap(self._random_bytes(KEY_BYTES), key_id, subject)
-            new = {"key_id": key_id, "subject": subject, "wrapped_by": self._keks.current, "wrapped": wrapped}
-            with self._engine.begin() as connection:
-                connection.execute(_CREATE, {**new, "now": self._now()})
-            # Read back: of two threads that got here together, the unique constraint kept one key for both.
-            row = self._find(_BY_SUBJECT, subject=subject)
-        if row is None or row.wrapped is None:
+    def _key_of(self, subject: str) -> _Key:
+        # Of two threads that make one together, the unique constraint keeps one key for both.
+        key = self._find(_BY_SUBJECT, subject=subject) or self._make(subject) or self._find(_BY_SUBJECT, subject=subject)
+        if key is None or key.wrapped is None:
             raise KeyDestroyed(subject)
-        return row
+        return key
 
-    def _find(self, query: sa.Select[Any, Any, Any, Any], **ids: str) -> _KeyRow | None:
+    def _make(self, subject: str) -> _Key | None:
+        """A new key for a subject, None if it has one by now. One statement, since somebody waits to be acknowledged."""
+        key_id = self._new_key_id()
+        wrapped = self._wrap(self._random_bytes(KEY_BYTES), key_id, subject)
+        key = _Key(key_id, subject, self._keks.current, wrapped)
+        with self._engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            made = connection.execute(_CREATE, key._asdict() | {"now": self._now()}).rowcount
+        return key if made else None
+
+    def _find(self, query: sa.Select[Any, Any, Any, Any], **ids: str) -> _Key | None:
         with reading(self._engine) as connection:
-            return connection.execute(query, ids).one_or_none()
+            row = connection.execute(query, ids).one_or_none()
+        return _Key(*row) if row else None
 
     def _new_key_id(self) -> str:
         return f"key-{self._random_bytes(16).hex()}"
@@ -291,17 +302,19 @@ class KeyStore:
         bound = _unambiguous("haven.wrap.v1", generation, key_id, subject)
         return nonce + AESGCM(self._keks.generations[generation]).encrypt(nonce, data_key, bound)
 
-    def _unwrap(self, row: _KeyRow) -> bytes:
-        kek = self._keks.generations.get(row.wrapped_by)
+    def _unwrap(self, key: _Key) -> bytes:
+        assert key.wrapped_by is not None
+        assert key.wrapped is not None
+        kek = self._keks.generations.get(key.wrapped_by)
         if kek is None:
-            raise KeyFileMismatch(row.key_id, row.wrapped_by)
-        wrapped = bytes(row.wrapped)
+            raise KeyFileMismatch(key.key_id, key.wrapped_by)
+        wrapped = bytes(key.wrapped)
         # The subject is bound: whoever can write the key database cannot hand one household another's key.
-        bound = _unambiguous("haven.wrap.v1", row.wrapped_by, row.key_id, row.subject)
+        bound = _unambiguous("haven.wrap.v1", key.wrapped_by, key.key_id, key.subject)
         try:
             return AESGCM(kek).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], bound)
         except InvalidTag:
-            raise KeyFileMismatch(row.key_id, row.wrapped_by) from None
+            raise KeyFileMismatch(key.key_id, key.wrapped_by) from None
 
 
 def key_store_engine(url: str | sa.URL, schema: str | None = None) -> sa.Engine:
