@@ -10,8 +10,9 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -100,24 +101,47 @@ def time_cause(stream: str, version: int) -> str:
     return derived_id(stream, version, "time")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decided(Generic[S]):
+    """What was decided about one stream: the state before, the state now, and the events between them."""
+
+    stream: str
+    before: S
     state: S
-    events: tuple[Event, ...]
+    events: tuple[Event, ...] = ()
+
+
+@dataclass
+class _Undertaken(Generic[S]):
+    """What a transaction has decided and not written yet. The decisions of a burst are written at once, when it ends."""
+
+    runner: "DeciderRunner[S]"
+    decided: dict[str, Decided[S]] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+    """Of each stream before the first decision."""
+    events: list[Event] = field(default_factory=list)
+    """Of all streams, as they were decided."""
+    fired: dict[str, datetime] = field(default_factory=dict)
+    """The streams whose timers let time pass, and when."""
+    woken: dict[str, datetime] = field(default_factory=dict)
+
+    def write(self, tx: Writing) -> None:
+        self.runner._write(tx, self)
 
 
 class DeciderRunner(Generic[S]):
     """Runs one decider over the streams of one log.
 
-    `appended` is told every event with the state it led to, inside the transaction: the place for side tables that must
-    commit with the events (bed claims, views).
+    What a transaction decides is written when it ends, or when it is settled before. `appended` is told then, inside the
+    transaction, what was decided about each stream that got events: the place for side tables that must commit with them (bed
+    claims, views).
     """
 
     def __init__(
         self,
         log: EventLog,
         decider: Decider[S],
-        appended: Callable[[Writing, S, Sequence[Event]], None] = lambda _tx, _state, _events: None,
+        appended: Callable[[Writing, Sequence[Decided[S]]], None] = lambda _tx, _decided: None,
     ) -> None:
         self.log = log
         self.decider = decider
@@ -139,9 +163,11 @@ class DeciderRunner(Generic[S]):
         correlation_id: str,
         facts: Any,
     ) -> Decided[S]:
-        """Decides once about `message` and appends what follows, in the caller's transaction."""
+        """Decides once about `message`; what follows is appended with the caller's transaction."""
+        undertaken = self._undertaken(tx)
         version, state = self._load(tx, stream)
-        due_before = self.decider.due(state) if version else None
+        begun = undertaken.decided.setdefault(stream, Decided(stream, state, state))
+        undertaken.versions.setdefault(stream, version)
         context = Context(now=now, actor=actor, cause_id=cause_id, facts=facts)
         drafts: list[Event] = []
 
@@ -171,14 +197,11 @@ class DeciderRunner(Generic[S]):
             emit(step, itself)
         else:
             raise EndlessFollowUp(stream)
-        events = tx.append(drafts, Exact(version))
+        undertaken.decided[stream] = Decided(stream, begun.before, state, (*begun.events, *drafts))
+        undertaken.events += drafts
         if isinstance(message, TimePassed):
-            self._set_timer(tx, stream, state, now)
-        elif events and self.decider.due(state) != due_before:
-            self._set_timer(tx, stream, state, None)
-        self._appended(tx, state, events)
-        tx.after_commit.append(lambda: self._keep(stream, version + len(events), state))
-        return Decided(state, events)
+            undertaken.fired[stream] = now
+        return Decided(stream, begun.state, state, tuple(drafts))
 
     def react(self, tx: Writing, stream: str, event: Event, *, now: datetime, facts: Any = None) -> Decided[S]:
         """Decides about an event of another log: a person's command keeps its actor, anything else is the system's."""
@@ -240,16 +263,36 @@ class DeciderRunner(Generic[S]):
 
     def wake(self, tx: Writing, stream: str, now: datetime) -> None:
         """Makes the stream due by `now`, or earlier if it is already: something it waits for may have happened."""
-        tx.connection.execute(_WAKE, {"stream": stream, "due_at": timestamp(now)})
+        woken = self._undertaken(tx).woken
+        woken[stream] = min(now, woken.get(stream, now))
         tx.after_commit.append(self.woken.set)
 
+    def _undertaken(self, tx: Writing) -> _Undertaken[S]:
+        undertaken = tx.put_off.setdefault(self.log.source, _Undertaken(self))
+        assert isinstance(undertaken, _Undertaken)
+        return undertaken
+
     def _load(self, tx: Writing, stream: str) -> tuple[int, S]:
+        undertaken = self._undertaken(tx)
+        if (decided := undertaken.decided.get(stream)) is not None:
+            return undertaken.versions[stream] + len(decided.events), decided.state
         with self._guard:
             version, state = self._states.get(stream, (0, self.decider.initial))
         for event in tx.read_stream(stream, after=version):
             state = self.decider.evolve(state, event)
             version = event.version
         return version, state
+
+    def _write(self, tx: Writing, undertaken: _Undertaken[S]) -> None:
+        grown = [decided for decided in undertaken.decided.values() if decided.events]
+        if grown:
+            tx.append(undertaken.events, {one.stream: Exact(undertaken.versions[one.stream]) for one in grown})
+        self._set_timers(tx, undertaken)
+        if grown:
+            self._appended(tx, grown)
+        for stream, decided in undertaken.decided.items():
+            version = undertaken.versions[stream] + len(decided.events)
+            tx.after_commit.append(partial(self._keep, stream, version, decided.state))
 
     def _keep(self, stream: str, version: int, state: S) -> None:
         # Only after the commit: a rolled-back state in here would decide about things that never happened.
@@ -260,12 +303,22 @@ class DeciderRunner(Generic[S]):
             while len(self._states) > STATES_KEPT:
                 self._states.popitem(last=False)
 
-    def _set_timer(self, tx: Writing, stream: str, state: S, fired_at: datetime | None) -> None:
-        due_at = self.decider.due(state)
-        if due_at is None:
-            tx.connection.execute(_CLEAR_TIMER, {"stream": stream})
-            return
-        if fired_at is not None and due_at <= fired_at:
-            # A timer that fired and changed nothing would fire for ever; pause it so that the others get their turn.
-            due_at = fired_at + UNEXPECTED_PAUSE
-        tx.connection.execute(_SET_TIMER, {"stream": stream, "due_at": timestamp(due_at)})
+    def _set_timers(self, tx: Writing, undertaken: _Undertaken[S]) -> None:
+        to_set, to_clear = [], []
+        for stream, decided in undertaken.decided.items():
+            due_at, fired_at = self.decider.due(decided.state), undertaken.fired.get(stream)
+            due_before = self.decider.due(decided.before) if undertaken.versions[stream] else None
+            if fired_at is None and (due_at == due_before or not decided.events):
+                continue
+            if due_at is None:
+                to_clear.append({"stream": stream})
+                continue
+            if fired_at is not None and due_at <= fired_at:
+                # A timer that fired and changed nothing would fire for ever; pause it so that the others get their turn.
+                due_at = fired_at + UNEXPECTED_PAUSE
+            to_set.append({"stream": stream, "due_at": timestamp(due_at)})
+        # Woken last: who was woken in this transaction must not sleep until the time of a timer that was set in it.
+        to_wake = [{"stream": stream, "due_at": timestamp(now)} for stream, now in undertaken.woken.items()]
+        for statement, timers in ((_CLEAR_TIMER, to_clear), (_SET_TIMER, to_set), (_WAKE, to_wake)):
+            if timers:
+                tx.connection.execute(statement, timers)

@@ -7,13 +7,16 @@ database and the whole decision with it.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 import sqlalchemy as sa
 
 from events.capacity import BedsVacated, HoldExpired, HoldPlaced, HoldReleased
 from events.envelope import Event
 from events.gateway import ConfirmCapacity, RegisterUnit, ReportCapacity
-from events.log.decider import DeciderRunner
+from events.log.decider import Decided, DeciderRunner
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing
 from events.placement import (
@@ -74,10 +77,14 @@ class CapacityWorker:
         return self.runner.pass_time(now)
 
 
-def _claim_beds(tx: Writing, _unit: Unit, events: Sequence[Event]) -> None:
-    for event in events:
+def _claim_beds(tx: Writing, decided: Sequence[Decided[Unit]]) -> None:
+    changes: list[tuple[sa.Executable, list[dict[str, Any]]]] = []
+    for event in (event for one in decided for event in one.events):
         match event.data:
             case HoldPlaced(unit_id=unit_id, hold_id=hold_id, beds=beds):
-                tx.connection.execute(_CLAIM, [{"unit_id": unit_id, "bed": bed, "hold_id": hold_id} for bed in beds])
+                changes.append((_CLAIM, [{"unit_id": unit_id, "bed": bed, "hold_id": hold_id} for bed in beds]))
             case HoldReleased(hold_id=hold_id) | HoldExpired(hold_id=hold_id) | BedsVacated(hold_id=hold_id):
-                tx.connection.execute(_GIVE_BACK, {"the_hold": hold_id})
+                changes.append((_GIVE_BACK, [{"the_hold": hold_id}]))
+    # In the order of the events: a bed that is given back may be claimed by the next.
+    for statement, rows in groupby(changes, key=itemgetter(0)):
+        tx.connection.execute(statement, [row for _, some in rows for row in some])

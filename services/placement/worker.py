@@ -26,7 +26,7 @@ from events.capacity import (
 from events.envelope import Event
 from events.gateway import Command as GatewayCommand
 from events.gateway import ConfirmCapacity, RegisterUnit, ReportCapacity
-from events.log.decider import DeciderRunner, timestamp
+from events.log.decider import Decided, DeciderRunner, timestamp
 from events.log.inbox import Consumer
 from events.log.store import EventLog, Writing
 from events.placement import UnmetNeedRecorded
@@ -137,25 +137,25 @@ class PlacementWorker:
         )
         tx.after_commit.append(lambda: self._views.__setitem__(data.unit_id, (version, facts)))
         if known is None or facts.free > known.free or facts.freshness is not known.freshness:
+            tx.settle()  # who was found no bed for a moment ago waits too
             now, waiting = self._clock(), list(tx.connection.scalars(_WAITING))
             for behind, stream in enumerate(reversed(waiting), start=1):
                 # All are due at once, and timers run in order: who comes first asks for the freed bed first.
                 self.runner.wake(tx, stream, now - behind * timedelta(microseconds=1))
 
-    def _remember_waiting(self, tx: Writing, request: Request, events: Sequence[Event]) -> None:
-        if not events:
-            return
-        waits = any(isinstance(event.data, UnmetNeedRecorded) for event in events) and request.searching
-        if waits:
-            assert request.opened is not None
-            assert request.opened_at is not None
-            tx.connection.execute(
-                _WAIT,
-                {
-                    "stream": events[0].stream,
-                    "urgent": int(request.opened.urgency is Urgency.URGENT),
-                    "opened_at": timestamp(request.opened_at),
-                },
-            )
-        elif request.stage is not Stage.UNMET_NEED:
-            tx.connection.execute(_WAIT_NO_MORE, {"stream": events[0].stream})
+    def _remember_waiting(self, tx: Writing, decided: Sequence[Decided[Request]]) -> None:
+        for one in decided:
+            request, found_none = one.state, any(isinstance(event.data, UnmetNeedRecorded) for event in one.events)
+            if found_none and request.searching and request.stage is Stage.UNMET_NEED:
+                assert request.opened is not None
+                assert request.opened_at is not None
+                tx.connection.execute(
+                    _WAIT,
+                    {
+                        "stream": one.stream,
+                        "urgent": int(request.opened.urgency is Urgency.URGENT),
+                        "opened_at": timestamp(request.opened_at),
+                    },
+                )
+            elif one.before.stage is Stage.UNMET_NEED and request.stage is not Stage.UNMET_NEED:
+                tx.connection.execute(_WAIT_NO_MORE, {"stream": one.stream})

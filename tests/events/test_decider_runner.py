@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from events.envelope import Contract, Event, derived_id, system_actor
 from events.gateway import RecordConsulted
 from events.log import decider as decider_module
-from events.log.decider import Context, DeciderRunner, EndlessFollowUp, TimePassed
+from events.log.decider import Context, Decided, DeciderRunner, EndlessFollowUp, TimePassed
 from events.log.errors import DuplicateEvent, NestedWrite
 from events.log.inbox import Consumer, Delivery
 from events.log.store import EventLog, Writing
@@ -216,16 +216,55 @@ def test_one_cause_can_concern_two_streams(runner: DeciderRunner[Tally]) -> None
     assert (folded(runner.log, "tally-1").count, folded(runner.log, "tally-2").count) == (1, 1)
 
 
+# Many decisions, one transaction
+
+
+def test_what_a_burst_decided_is_appended_at_once_in_the_order_of_the_decisions(runner: DeciderRunner[Tally]) -> None:
+    statements: list[str] = []
+    sa.event.listen(runner.log.engine, "before_cursor_execute", lambda *it: statements.append(it[2]))
+    with runner.log.writing() as tx:
+        for stream in ("tally-1", "tally-2", "tally-1"):
+            runner.react(tx, stream, cause_of("want:1" if stream == "tally-2" else "add"), now=NOON)
+    assert sum("INSERT INTO events" in statement for statement in statements) == 1
+    appended = [(event.stream, event.version) for _, event in runner.log.read_all()]
+    assert appended == [("tally-1", 1), ("tally-2", 1), ("tally-2", 2), ("tally-1", 2)]
+    assert state_of(runner) == folded(runner.log)
+
+
+def test_what_an_attempt_decided_and_gave_up_is_forgotten_and_what_came_before_it_is_not(
+    runner: DeciderRunner[Tally],
+) -> None:
+    with runner.log.writing() as tx:
+        runner.react(tx, "tally-1", cause_of("add"), now=NOON)
+        with pytest.raises(RuntimeError), tx.attempt():  # noqa: PT012 - it is the attempt that must raise
+            runner.react(tx, "tally-1", cause_of("want:9"), now=NOON)
+            raise RuntimeError
+        assert runner.state(tx, "tally-1").count == 1
+        assert runner.react(tx, "tally-1", cause_of("add"), now=NOON).state.count == 2
+    assert state_of(runner) == folded(runner.log) == Tally(count=2)
+
+
+def test_a_decision_that_fails_half_way_leaves_nothing_behind_it(
+    runner: DeciderRunner[Tally], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decider_module, "MOST_FOLLOW_UPS", 5)
+    with runner.log.writing() as tx:
+        runner.react(tx, "tally-1", cause_of("add"), now=NOON)
+        with pytest.raises(EndlessFollowUp):
+            runner.react(tx, "tally-1", cause_of("want:100"), now=NOON)
+    assert state_of(runner) == folded(runner.log) == Tally(count=1)
+
+
 # Side tables
 
 
 def test_side_tables_are_told_inside_the_transaction(log: EventLog) -> None:
     told: list[tuple[int, int]] = []
 
-    def remember(tx: Writing, state: Tally, events: Sequence[Event]) -> None:
+    def remember(tx: Writing, decided: Sequence[Decided[Tally]]) -> None:
         with pytest.raises(NestedWrite):
             log.append([])
-        told.append((state.count, tx.stream_version("tally-1")))
+        told.extend((one.state.count, tx.stream_version("tally-1")) for one in decided)
 
     say(DeciderRunner(log, TallyDecider(), remember), "want:2")
     assert told == [(2, 3)]
@@ -279,6 +318,14 @@ def test_a_woken_stream_that_has_nothing_to_do_goes_back_to_sleep(runner: Decide
         runner.wake(tx, "tally-1", NOON)
     assert runner.pass_time(NOON)
     assert runner.next_due() == NOON + ROUND
+
+
+def test_who_is_woken_while_its_timer_is_set_does_not_sleep_until_then(runner: DeciderRunner[Tally]) -> None:
+    with runner.log.writing() as tx:
+        runner.wake(tx, "tally-1", NOON)
+        runner.wake(tx, "tally-1", NOON + ROUND / 2)
+        runner.react(tx, "tally-1", cause_of("alarm"), now=NOON)
+    assert runner.next_due() == NOON
 
 
 def test_who_lets_time_pass_hears_of_what_was_woken_once_it_is_committed(runner: DeciderRunner[Tally]) -> None:

@@ -8,7 +8,7 @@ from events.capacity import CapacityReported, UnitRegistered, UnitStandingChange
 from events.envelope import Event
 from events.gateway import OpenRelocationRequest
 from events.log.store import EventLog
-from events.placement import HoldRequested
+from events.placement import HoldRequested, UnmetNeedRecorded
 from events.vocabulary import Group, Household, Sealed, UnitProfile, Urgency
 from reference import load
 from services.placement.worker import PlacementWorker
@@ -73,3 +73,20 @@ def test_a_freed_bed_is_asked_for_urgent_first_then_by_who_waits_longest(
     worker.pass_time(clock.now)
     asked = [event.data.request_id for _, event in log.read_all() if isinstance(event.data, HoldRequested)]
     assert asked[0] == served_first
+
+
+def test_who_finds_no_bed_right_before_one_comes_free_is_asked_for_it_at_once(log: EventLog) -> None:
+    """All of it in one transaction, in which what was decided first is not written yet when the bed comes."""
+    clock = Clock()
+    worker = PlacementWorker(log, load(), clock)
+    profile = UnitProfile(unit_id="u1", shelter_id="s1", country="NL", region="NL32", accepts=(Group.WOMEN,))
+    standing = UnitStandingChanged(unit_id="u1", beds=1, free=1, held=0, occupied=0, blocked=0, taken=0, revision=2)
+    worker.consumer.deliver(said(1, "capacity", "unit-u1", UnitRegistered(unit_id="u1", profile=profile, beds=1)))
+    with log.writing() as tx:
+        reported = said(2, "capacity", "unit-u1", CapacityReported(unit_id="u1", beds=1, free=(1,)))
+        worker.consumer.take_run(tx, [opening("a", Urgency.URGENT), reported, said(3, "capacity", "unit-u1", standing)])
+    kinds = [type(event.data) for _, event in log.read_all() if isinstance(event, Event)]
+    assert UnmetNeedRecorded in kinds
+    assert HoldRequested not in kinds
+    assert worker.pass_time(clock.now)
+    assert HoldRequested in {type(event.data) for _, event in log.read_all() if isinstance(event, Event)}

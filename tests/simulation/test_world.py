@@ -90,7 +90,7 @@ def skip_an_event_of_a_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 def write_no_claims(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(capacity_worker, "_claim_beds", lambda _tx, _unit, _events: None)
+    patch.setattr(capacity_worker, "_claim_beds", lambda _tx, _decided: None)
 
 
 def hold_the_same_bed_twice(patch: pytest.MonkeyPatch) -> None:
