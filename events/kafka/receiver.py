@@ -312,8 +312,7 @@ class Receiver:
             start, end, _ = runs.get(key, (message.offset, message.offset, ""))
             if message.offset == end:
                 runs[key] = start, end + 1, "" if isinstance(incoming, Malformed) else incoming.id
-        for key, (start, end, event_id) in runs.items():
-            self.consumer.advance_cursor(tx, key, start, end, event_id)
+        self.consumer.advance_cursors(tx, runs)
 
     def _retry_first(self, letter: DeadLetter) -> bool:
         with self._writing() as tx:

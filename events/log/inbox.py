@@ -9,7 +9,7 @@ go on. `retry_parked` takes them up again in order, after an upgrade or a repair
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -250,13 +250,17 @@ class Consumer:
             {"consumer": self.name, "source": source, "position": position, "event_id": event_id},
         )
 
-    def advance_cursor(self, tx: Writing, source: str, start: int, position: int, event_id: str) -> None:
-        """The same for a transport that may skip: having taken from `start` up to `position` counts only if everything
-        before `start` was taken too."""
-        values = {"consumer": self.name, "source": source, "position": position, "event_id": event_id}
-        moved = tx.connection.execute(_ADVANCE_CURSOR, values | {"start": start}).rowcount
-        if not moved and start == 0:
-            tx.connection.execute(_MOVE_CURSOR, values)
+    def advance_cursors(self, tx: Writing, runs: Mapping[str, tuple[int, int, str]]) -> None:
+        """The same for a transport that may skip: having taken, of a source, from a start up to a position, where this event
+        stands, counts only if everything before that start was taken too."""
+        taken = [
+            {"consumer": self.name, "source": source, "start": start, "position": position, "event_id": event_id}
+            for source, (start, position, event_id) in runs.items()
+        ]
+        if tx.connection.execute(_ADVANCE_CURSOR, taken).rowcount < len(taken):
+            for run in taken:
+                if run["start"] == 0:  # perhaps the first that was ever taken of it
+                    tx.connection.execute(_MOVE_CURSOR, run)
 
     def reset_cursor(self, source: str) -> None:
         """Takes everything of `source` again from the start; what was handled changes nothing a second time."""
