@@ -270,7 +270,9 @@ class KeyStore:
 
     def _key_of(self, subject: str) -> _Key:
         # Of two threads that make one together, the unique constraint keeps one key for both.
-        key = self._find(_BY_SUBJECT, subject=subject) or self._make(subject) or self._find(_BY_SUBJECT, subject=subject)
+        key = (
+            self._find(_BY_SUBJECT, subject=subject) or self._make(subject) or self._find(_BY_SUBJECT, subject=subject)
+        )
         if key is None or key.wrapped is None:
             raise KeyDestroyed(subject)
         return key

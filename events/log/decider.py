@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -103,24 +103,23 @@ def time_cause(stream: str, version: int) -> str:
 
 @dataclass(frozen=True)
 class Decided(Generic[S]):
-    """What was decided about one stream: the state before, the state now, and the events between them."""
+    """What was decided about one stream: its version and state before, the state now, and the events between them."""
 
     stream: str
+    version: int
     before: S
     state: S
     events: tuple[Event, ...] = ()
 
 
 @dataclass
-class _Undertaken(Generic[S]):
-    """What a transaction has decided and not written yet. The decisions of a burst are written at once, when it ends."""
+class _Unwritten(Generic[S]):
+    """What a transaction has decided and not written yet: the decisions of a burst are written at once, when it ends."""
 
     runner: "DeciderRunner[S]"
     decided: dict[str, Decided[S]] = field(default_factory=dict)
-    versions: dict[str, int] = field(default_factory=dict)
-    """Of each stream before the first decision."""
     events: list[Event] = field(default_factory=list)
-    """Of all streams, as they were decided."""
+    """Of all streams, in the order of the decisions."""
     fired: dict[str, datetime] = field(default_factory=dict)
     """The streams whose timers let time pass, and when."""
     woken: dict[str, datetime] = field(default_factory=dict)
@@ -164,10 +163,8 @@ class DeciderRunner(Generic[S]):
         facts: Any,
     ) -> Decided[S]:
         """Decides once about `message`; what follows is appended with the caller's transaction."""
-        undertaken = self._undertaken(tx)
-        version, state = self._load(tx, stream)
-        begun = undertaken.decided.setdefault(stream, Decided(stream, state, state))
-        undertaken.versions.setdefault(stream, version)
+        begun = self._load(tx, stream)
+        version, state = begun.version + len(begun.events), begun.state
         context = Context(now=now, actor=actor, cause_id=cause_id, facts=facts)
         drafts: list[Event] = []
 
@@ -197,11 +194,12 @@ class DeciderRunner(Generic[S]):
             emit(step, itself)
         else:
             raise EndlessFollowUp(stream)
-        undertaken.decided[stream] = Decided(stream, begun.before, state, (*begun.events, *drafts))
-        undertaken.events += drafts
+        unwritten = self._unwritten(tx)
+        unwritten.decided[stream] = replace(begun, state=state, events=(*begun.events, *drafts))
+        unwritten.events += drafts
         if isinstance(message, TimePassed):
-            undertaken.fired[stream] = now
-        return Decided(stream, begun.state, state, tuple(drafts))
+            unwritten.fired[stream] = now
+        return Decided(stream, version, begun.state, state, tuple(drafts))
 
     def react(self, tx: Writing, stream: str, event: Event, *, now: datetime, facts: Any = None) -> Decided[S]:
         """Decides about an event of another log: a person's command keeps its actor, anything else is the system's."""
@@ -249,7 +247,7 @@ class DeciderRunner(Generic[S]):
             )
 
     def state(self, tx: Writing, stream: str) -> S:
-        return self._load(tx, stream)[1]
+        return self._load(tx, stream).state
 
     def due(self, now: datetime, limit: int = 100) -> list[str]:
         """Streams for which time alone makes something happen by `now`."""
@@ -263,51 +261,50 @@ class DeciderRunner(Generic[S]):
 
     def wake(self, tx: Writing, stream: str, now: datetime) -> None:
         """Makes the stream due by `now`, or earlier if it is already: something it waits for may have happened."""
-        woken = self._undertaken(tx).woken
+        woken = self._unwritten(tx).woken
         woken[stream] = min(now, woken.get(stream, now))
         tx.after_commit.append(self.woken.set)
 
-    def _undertaken(self, tx: Writing) -> _Undertaken[S]:
-        undertaken = tx.put_off.setdefault(self.log.source, _Undertaken(self))
-        assert isinstance(undertaken, _Undertaken)
-        return undertaken
+    def _unwritten(self, tx: Writing) -> _Unwritten[S]:
+        unwritten = tx.put_off.setdefault(self.log.source, _Unwritten(self))
+        assert isinstance(unwritten, _Unwritten)
+        return unwritten
 
-    def _load(self, tx: Writing, stream: str) -> tuple[int, S]:
-        undertaken = self._undertaken(tx)
-        if (decided := undertaken.decided.get(stream)) is not None:
-            return undertaken.versions[stream] + len(decided.events), decided.state
+    def _load(self, tx: Writing, stream: str) -> Decided[S]:
+        """Where a stream stands in this transaction."""
+        if (decided := self._unwritten(tx).decided.get(stream)) is not None:
+            return decided
         with self._guard:
             version, state = self._states.get(stream, (0, self.decider.initial))
         for event in tx.read_stream(stream, after=version):
             state = self.decider.evolve(state, event)
             version = event.version
-        return version, state
+        return Decided(stream, version, state, state)
 
-    def _write(self, tx: Writing, undertaken: _Undertaken[S]) -> None:
-        grown = [decided for decided in undertaken.decided.values() if decided.events]
+    def _write(self, tx: Writing, unwritten: _Unwritten[S]) -> None:
+        grown = [one for one in unwritten.decided.values() if one.events]
         if grown:
-            tx.append(undertaken.events, {one.stream: Exact(undertaken.versions[one.stream]) for one in grown})
-        self._set_timers(tx, undertaken)
+            tx.append(unwritten.events, {one.stream: Exact(one.version) for one in grown})
+        self._set_timers(tx, unwritten)
         if grown:
             self._appended(tx, grown)
-        for stream, decided in undertaken.decided.items():
-            version = undertaken.versions[stream] + len(decided.events)
-            tx.after_commit.append(partial(self._keep, stream, version, decided.state))
+        tx.after_commit += [partial(self._keep, one) for one in unwritten.decided.values()]
 
-    def _keep(self, stream: str, version: int, state: S) -> None:
+    def _keep(self, decided: Decided[S]) -> None:
         # Only after the commit: a rolled-back state in here would decide about things that never happened.
+        stream, version = decided.stream, decided.version + len(decided.events)
         with self._guard:
-            if version >= self._states.get(stream, (0, state))[0]:
-                self._states[stream] = (version, state)
+            if version >= self._states.get(stream, (0,))[0]:
+                self._states[stream] = (version, decided.state)
                 self._states.move_to_end(stream)
             while len(self._states) > STATES_KEPT:
                 self._states.popitem(last=False)
 
-    def _set_timers(self, tx: Writing, undertaken: _Undertaken[S]) -> None:
+    def _set_timers(self, tx: Writing, unwritten: _Unwritten[S]) -> None:
         to_set, to_clear = [], []
-        for stream, decided in undertaken.decided.items():
-            due_at, fired_at = self.decider.due(decided.state), undertaken.fired.get(stream)
-            due_before = self.decider.due(decided.before) if undertaken.versions[stream] else None
+        for stream, decided in unwritten.decided.items():
+            due_at, fired_at = self.decider.due(decided.state), unwritten.fired.get(stream)
+            due_before = self.decider.due(decided.before) if decided.version else None
             if fired_at is None and (due_at == due_before or not decided.events):
                 continue
             if due_at is None:
@@ -318,7 +315,7 @@ class DeciderRunner(Generic[S]):
                 due_at = fired_at + UNEXPECTED_PAUSE
             to_set.append({"stream": stream, "due_at": timestamp(due_at)})
         # Woken last: who was woken in this transaction must not sleep until the time of a timer that was set in it.
-        to_wake = [{"stream": stream, "due_at": timestamp(now)} for stream, now in undertaken.woken.items()]
+        to_wake = [{"stream": stream, "due_at": timestamp(now)} for stream, now in unwritten.woken.items()]
         for statement, timers in ((_CLEAR_TIMER, to_clear), (_SET_TIMER, to_set), (_WAKE, to_wake)):
             if timers:
                 tx.connection.execute(statement, timers)

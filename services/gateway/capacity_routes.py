@@ -83,7 +83,9 @@ def report_capacity(call: Call) -> Response:
     unit = _unit(call)
     revision = _revision_seen()
     # A PUT is its own key: the same values on the same revision are the same report, however often they are sent.
-    intent = call.intent(f"{revision}/{body.beds}/{body.free}/{body.blocked}/{body.blocked_because}/{body.blocked_until}")
+    intent = call.intent(
+        f"{revision}/{body.beds}/{body.free}/{body.blocked}/{body.blocked_because}/{body.blocked_until}"
+    )
     # One whose answer was lost has moved the revision itself: sent again, it has its answer (RFC 9110, 13.1.1).
     if revision != unit["revision"] and not call.gateway.intake.has_accepted(intent):
         raise _refused(ReportRefusal.STALE_REVISION, unit)

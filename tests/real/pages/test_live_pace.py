@@ -50,7 +50,9 @@ class OpenBoard:
     def __init__(self, page: Any) -> None:
         self._page = page
         page.goto("/board")
-        page.evaluate("""globalThis.asked = []; document.addEventListener("moved", () => asked.push(Date.now()), true)""")
+        page.evaluate(
+            """globalThis.asked = []; document.addEventListener("moved", () => asked.push(Date.now()), true)"""
+        )
         page.locator("#live[data-condition=live]").wait_for()
         self._cell = page.locator("section[aria-labelledby=capacity] tr", has_text="Netherlands").locator("td").first
         self.rest()
