@@ -35,6 +35,8 @@ CONNECT_SECONDS = 3.0
 OLDEST_POSTGRESQL = 15
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_SHARE = 0.05
+SCRATCH_BYTES = 4 << 20
+"""What a process needs that keeps nothing: what it acknowledged is in PostgreSQL."""
 MORE_CONNECTIONS = "raise its limit in deploy/postgres/roles.sql, and max_connections with it"
 
 
@@ -130,13 +132,21 @@ def pages_secret(settings: "Settings") -> list[Finding]:
     return [Finding("sign-in to pages", True, "the issuer's secret of the pages is there")]
 
 
-def disk(path: Path) -> list[Finding]:
-    """Whether there is room where a process writes: a full disk is a 503 for everybody."""
+def no_key_file(folder: Path) -> list[Finding]:
+    """Neither the keys nor the pages' secret lie beside the gateway's password: as it must be for `haven stream`."""
+    found = f"none in {folder}: right for `haven stream`, which opens nothing; `haven gateway` does not start without"
+    return [Finding("key file", True, found)]
+
+
+def disk(path: Path, *, scratch: bool = False) -> list[Finding]:
+    """Whether there is room where a process writes: a full disk is a 503 for everybody. `scratch`: it keeps nothing there."""
     while not path.exists() and path != path.parent:
         path = path.parent
     usage = shutil.disk_usage(path)
-    enough = usage.free >= LEAST_FREE_BYTES and usage.free >= usage.total * LEAST_FREE_SHARE
-    found = f"{usage.free / (1 << 30):.1f} GiB of {usage.total / (1 << 30):.1f} GiB free at {path}"
+    least = SCRATCH_BYTES if scratch else max(LEAST_FREE_BYTES, usage.total * LEAST_FREE_SHARE)
+    enough = usage.free >= least
+    unit, name = (1 << 20, "MiB") if scratch else (1 << 30, "GiB")
+    found = f"{usage.free / unit:.1f} {name} of {usage.total / unit:.1f} {name} free at {path}"
     return [Finding("disk", enough, found, "" if enough else "make room, or move the data to a larger disk")]
 
 

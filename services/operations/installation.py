@@ -36,7 +36,7 @@ def checks(settings: Settings, schema_version: int) -> dict[str, Check]:
     """By name, what has to be looked at. `schema_version` is the one of this release (services/migrate.py)."""
     data = settings.data_dir
     wanted: dict[str, Check] = {
-        "disk": lambda: doctor.disk(data),
+        "disk": lambda: doctor.disk(data, scratch=bool(settings.database)),
         "files": lambda: doctor.private_files(
             [data, data / "key-file", data / "demo-logins.json", *sorted(settings.secrets_dir.glob("*"))]
         ),
@@ -50,14 +50,22 @@ def checks(settings: Settings, schema_version: int) -> dict[str, Check]:
             settings, "database", ROLES, "_password", lambda role: _database(settings, role, schema_version)
         )
         if _has(settings, "haven_gateway_password"):
-            wanted["key file"] = lambda: doctor.key_file(settings.secret_file("key-file"))
-            if settings.issuer:
-                wanted["sign-in to pages"] = lambda: _or_bad_setting(lambda _: doctor.pages_secret(settings), "")
+            wanted |= _gateway(settings)
     elif (data / "key-file").exists():
         wanted["key file"] = lambda: doctor.key_file(data / "key-file")
     if settings.kafka:
         principals = tuple(TOPICS) if settings.kafka_ca_file else ()
         wanted |= _peers(settings, "kafka", principals, "_kafka_password", lambda name: _kafka(settings, name))
+    return wanted
+
+
+def _gateway(settings: Settings) -> dict[str, Check]:
+    """Two processes use the gateway's password: `haven gateway`, and `haven stream`, which has no other secret."""
+    if not _has(settings, "key-file") and not _has(settings, "pages_client_secret"):
+        return {"key file": lambda: doctor.no_key_file(settings.secrets_dir)}
+    wanted: dict[str, Check] = {"key file": lambda: doctor.key_file(settings.secret_file("key-file"))}
+    if settings.issuer:
+        wanted["sign-in to pages"] = lambda: _or_bad_setting(lambda _: doctor.pages_secret(settings), "")
     return wanted
 
 

@@ -163,6 +163,13 @@ def test_a_disk_is_full_before_nothing_is_left_on_it(tmp_path: Path, monkeypatch
     assert not only(doctor.disk(tmp_path)).ok, "less than a twentieth"
     usage.total, usage.free = 2 << 30, 1 << 29
     assert not only(doctor.disk(tmp_path)).ok, "less than a gibibyte"
+    usage.total, usage.free = 16 << 20, 15 << 20
+    scratch = only(doctor.disk(tmp_path, scratch=True))
+    assert (scratch.ok, scratch.finding) == (True, f"15.0 MiB of 16.0 MiB free at {tmp_path}"), (
+        "memory, as the map has it"
+    )
+    usage.free = 3 << 20
+    assert not only(doctor.disk(tmp_path, scratch=True)).ok
 
 
 # Peers
@@ -269,12 +276,26 @@ def test_a_process_is_examined_under_every_role_it_has_a_password_for(tmp_path: 
     assert SECRET not in str(bad)
 
 
+def test_a_stream_has_no_key_file_and_nothing_is_wrong_with_it(tmp_path: Path, closed_port: int) -> None:
+    peers = {"database": f"postgresql://127.0.0.1:{closed_port}/haven", "issuer": f"http://127.0.0.1:{closed_port}"}
+    settings = installed(tmp_path, "haven_gateway_password", **peers)
+    wanted = checks(settings, 1)
+    assert "sign-in to pages" not in wanted
+    stream = only(examine({"key file": wanted["key file"]}))
+    assert stream.ok
+    assert "haven stream" in stream.finding
+    (settings.secrets_dir / "pages_client_secret").write_text(SECRET)
+    gateway = only(examine({"key file": checks(settings, 1)["key file"]}))
+    assert not gateway.ok
+    assert "haven keys create" in gateway.remedy
+
+
 @pytest.mark.parametrize(("secret", "said"), [(None, "cannot be read"), ("", "is empty"), ("\n", "is empty")])
 def test_a_gateway_whose_pages_cannot_sign_anybody_in_is_found(
     tmp_path: Path, closed_port: int, secret: str | None, said: str
 ) -> None:
     peers = {"database": f"postgresql://127.0.0.1:{closed_port}/haven", "issuer": f"http://127.0.0.1:{closed_port}"}
-    settings = installed(tmp_path, "haven_gateway_password", **peers)
+    settings = installed(tmp_path, "haven_gateway_password", "key-file", **peers)
     path = settings.secret_file("pages_client_secret")
     if secret is not None:
         path.write_text(secret)
