@@ -78,7 +78,7 @@ class Client:
         if body is not None:
             headers["Content-Type"] = "application/json"
         content = None if body is None else json.dumps(body).encode()
-        ends = time.monotonic() + PATIENCE.total_seconds()
+        ends, said = time.monotonic() + PATIENCE.total_seconds(), ""
         while time.monotonic() < ends:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -86,8 +86,9 @@ class Client:
                 if answer.status not in (401, 503):
                     return answer
                 self._tokens.pop(who, None)
+                said = f"; it last said {answer.status}: {answer.body.get('title')}"
             time.sleep(0.2)
-        raise NodeUnreachable(f"no answer to {method} {path} within {PATIENCE.seconds} s")
+        raise NodeUnreachable(f"no answer to {method} {path} within {PATIENCE.seconds} s{said}")
 
     def moves(self, who: str, subject: str) -> Iterator[None]:
         """Yields once at first and then whenever `subject` moves, as the live stream says; ends after PATIENCE."""

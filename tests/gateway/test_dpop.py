@@ -22,6 +22,7 @@ from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
 
 from events.log.engines import sqlite_engine
+from services import api_client
 from services.api_client import Client, SenderKey
 from services.gateway import dpop
 from services.gateway.dpop import Demand, ProofVerifier, SentProof, sent_proof, token_hash
@@ -1078,3 +1079,12 @@ def test_our_client_sends_no_private_key(store):
     key = SenderKey()
     head = key.proof("GET", URL).partition(".")[0]
     assert json.loads(urlsafe_b64decode(head.encode()))["jwk"].keys() == {"kty", "crv", "x", "y"}
+
+
+def test_our_client_says_what_it_was_told_when_it_gives_up(monkeypatch):
+    monkeypatch.setattr(api_client, "PATIENCE", timedelta(seconds=0.3))
+    told = api_client.Answer(401, {"title": "This step wants a stronger sign-in."}, {})
+    client = Client("http://127.0.0.1:1", {}, sign_in=lambda _who, _key: "a.b.c")
+    monkeypatch.setattr(client, "_once", lambda *_: told)
+    with pytest.raises(api_client.NodeUnreachable, match=r"it last said 401: This step wants a stronger sign-in\."):
+        client.send("police", "GET", PATH)
