@@ -78,13 +78,13 @@ class CapacityWorker:
 
 
 def _claim_beds(tx: Writing, decided: Sequence[Decided[Unit]]) -> None:
-    changes: list[tuple[sa.Executable, list[dict[str, Any]]]] = []
+    changes: list[tuple[sa.Executable, dict[str, Any]]] = []
     for event in (event for one in decided for event in one.events):
         match event.data:
             case HoldPlaced(unit_id=unit_id, hold_id=hold_id, beds=beds):
-                changes.append((_CLAIM, [{"unit_id": unit_id, "bed": bed, "hold_id": hold_id} for bed in beds]))
+                changes += [(_CLAIM, {"unit_id": unit_id, "bed": bed, "hold_id": hold_id}) for bed in beds]
             case HoldReleased(hold_id=hold_id) | HoldExpired(hold_id=hold_id) | BedsVacated(hold_id=hold_id):
-                changes.append((_GIVE_BACK, [{"the_hold": hold_id}]))
+                changes.append((_GIVE_BACK, {"the_hold": hold_id}))
     # In the order of the events: a bed that is given back may be claimed by the next.
     for statement, rows in groupby(changes, key=itemgetter(0)):
-        tx.connection.execute(statement, [row for _, some in rows for row in some])
+        tx.connection.execute(statement, [row for _, row in rows])
